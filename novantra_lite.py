@@ -31,7 +31,7 @@ Contents
         Notification channels, Notifying, Notification rules, Trail records, Trail status, Trails,
         Artifacts, Provenance signatures, Provenance, Attestations, Evidence files, Scan reports,
         SARIF, Scanners, JUnit reports, Evidence processors, Stated results, Evidence collection,
-        Pull request look-ups, Pull requests, Approvals, Assertions, Environments,
+        Pull requests, Approvals, Assertions, Environments,
         Snapshot records, Environment snapshots, Environment drift,
         Logical environments, Policies, Deployment policies, Rego, Rego modules, Rego evaluation,
         Rego engine, Policy archives, Policy bundles, Policy decisions, Policy bundles at the gate,
@@ -147,10 +147,20 @@ class Problem(Exception):
         return "; ".join(f"{'.'.join(map(str, i['path']))}: {i['message']}" for i in self.issues)
 
 
+def field_error(path: Sequence, message: str) -> dict:
+    """Return one entry of a problem's `issues`: the path of a member, and what was expected."""
+    return {"path": list(path), "message": message}
+
+
 class Invalid(Problem):
     """The request does not match the operation's schema."""
 
     status, code, sentence = 400, "validation", "Request failed validation."
+
+    @classmethod
+    def of_member(cls, member: str, message: str) -> Invalid:
+        """Return the problem of one member."""
+        return cls(issues=[field_error([member], message)])
 
 
 class InvalidRequest(Invalid):
@@ -190,7 +200,7 @@ class Forbidden(Problem):
 class NotFound(Problem):
     """The resource does not exist in this workspace."""
 
-    status, code, sentence = 404, "not_found", "There is nothing here."
+    status, code, sentence = 404, "not_found", "Not found: no resource answers at this path."
 
 
 class MethodNotAllowed(Problem):
@@ -203,7 +213,7 @@ class MethodNotAllowed(Problem):
 class Conflict(Problem):
     """The request conflicts with the current state."""
 
-    status, code, sentence = 409, "conflict", "This clashes with what is already there."
+    status, code, sentence = 409, "conflict", "This conflicts with the current state."
 
 
 class Gone(Problem):
@@ -255,7 +265,7 @@ class Damaged(Problem):
     """Stored data differs from what was recorded."""
 
     title = "Integrity Error"
-    sentence = "What is stored does not match the hash that was recorded of it."
+    sentence = "Stored data does not match its recorded hash."
 
 
 PROBLEMS = MappingProxyType(
@@ -815,11 +825,6 @@ def is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return "\0" not in value
-
-
-def field_error(path: Sequence, message: str) -> dict:
-    """Return one entry of a problem's `issues`: the path of a member, and what was expected."""
-    return {"path": list(path), "message": message}
 
 
 class Session:
@@ -2088,7 +2093,27 @@ def describe_model(model: type[Model], without: tuple[str, ...] = ()) -> dict:
     properties = {
         name: describe_member(member) for name, member in members.items() if name not in without
     }
-    return {"type": "object", "properties": properties, "required": list(properties)}
+    return object_schema(**properties)
+
+
+def object_schema(**properties: dict) -> dict:
+    """Return the JSON schema of an object whose members are all required."""
+    return {"type": "object", "required": [*properties], "properties": properties}
+
+
+def array_of(items: dict) -> dict:
+    """Return the JSON schema of an array."""
+    return {"type": "array", "items": items}
+
+
+def enum_schema(*words: str) -> dict:
+    """Return the JSON schema of one of these words."""
+    return {"type": "string", "enum": [*words]}
+
+
+TEXT, WHOLE, FLAG = {"type": "string"}, {"type": "integer"}, {"type": "boolean"}
+UUID_TEXT = {"type": "string", "format": "uuid"}
+TIME_TEXT = {"type": "string", "format": "date-time"}
 
 
 class Filters(Schema):
@@ -2313,7 +2338,7 @@ def wrapping_key(setting: str, beside: Path | None, source: Generator) -> bytes:
             if len(key) == 32:
                 return key
         raise Unavailable(
-            f"{beside.name} does not hold a key: put back the one that did."
+            f"{beside.name} does not contain a key: restore the file that does."
         ) from None
     key = source.random.randbytes(32)
     with os.fdopen(descriptor, "wb") as stream:
@@ -2692,7 +2717,7 @@ _FILE_PROBLEMS = {
     sqlite3.SQLITE_NOTADB: (Conflict, "{} is not a file of novantra-lite; name another one."),
     sqlite3.SQLITE_CORRUPT: (Damaged, "{} is damaged: restore a backup of it."),
     sqlite3.SQLITE_IOERR: (
-        Unavailable, "The disk failed while {} was read: check the disk, and keep a copy.",
+        Unavailable, "The disk failed while {} was read: check the disk, and make a copy.",
     ),
     sqlite3.SQLITE_NOMEM: (Unavailable, "There is not enough memory to work on {}."),
 }  # fmt: skip
@@ -4267,7 +4292,7 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
                 if part.name != "file":
                     fields[part.name] = _read_field(part)
                 elif upload:
-                    raise Invalid(issues=[field_error(["file"], "Expected one file")])
+                    raise Invalid.of_member("file", "Expected one file")
                 else:
                     name = part.filename or ""
                     media_type = _declared_media_type(part)
@@ -4278,7 +4303,7 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
         except (HTTPError, ValueError):
             raise Invalid("The body is not a multipart form.") from None
         if upload is None:
-            raise Invalid(issues=[field_error(["file"], "Required")])
+            raise Invalid.of_member("file", "Required")
         unless_done.pop_all()
     upload.body_digest = stream.digest.digest()
     upload.fields = {name: text for name, text in fields.items() if text}
@@ -4488,7 +4513,7 @@ class RequestContext:
         for name, value in self.request.params.items():
             value = value[-1] if isinstance(value, list) else value
             if "\0" in value:
-                raise Invalid(issues=[field_error([name], "Expected text without NUL")])
+                raise Invalid.of_member(name, "Expected text without NUL")
             if value or not self.ignores_empty(name):
                 parameters[name] = value
         self.query = self.operation.query.validate(parameters, parse=True)
@@ -4670,7 +4695,7 @@ class Surface:
         """Return whether the request is a dry run."""
         header = request.get_header("X-Dry-Run", default="false").lower()
         if header not in ("true", "false"):
-            raise Invalid(issues=[field_error(["X-Dry-Run"], "Expected true or false")])
+            raise Invalid.of_member("X-Dry-Run", "Expected true or false")
         return header == "true"
 
     def present(self, operation: Operation, result: Any) -> bytes:
@@ -4703,7 +4728,7 @@ class Surface:
 
     def page_schema(self, resource: Resource) -> dict:
         """The JSON schema of a response with a list."""
-        return {"type": "array", "items": {"$ref": f"#/components/schemas/{resource.schema_name}"}}
+        return array_of({"$ref": f"#/components/schemas/{resource.schema_name}"})
 
 
 # --- Operations and resources -------------------------------------------------
@@ -5053,11 +5078,7 @@ class Idempotency:
     def __init__(self, context: RequestContext):
         key = context.request.get_header("Idempotency-Key")
         if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
-            raise Invalid(
-                issues=[
-                    field_error(["Idempotency-Key"], "Expected 1 to 255 visible ASCII characters")
-                ]
-            )
+            raise Invalid.of_member("Idempotency-Key", "Expected 1 to 255 visible ASCII characters")
         parts = [context.principal.owner, context.request.method, context.request.path, key]
         self.id = hashlib.sha256(to_json(parts).encode()).hexdigest()
         self.fingerprint, self.request_body = context.body_digest().hex(), context.raw
@@ -6698,7 +6719,7 @@ class Checkpoints:
         The reason and the new name of the old file are audited.
         """
         if self.path is None or not self.path.exists():
-            raise Conflict("There is no file of checkpoints that could be replaced.")
+            raise Conflict("There is no file of checkpoints to replace.")
         stamp = re.sub(r"[-:]|\.\d+", "", self.workspace.source.now())
         kept = self.path.with_name(f"{self.path.name}.{stamp}")
         if kept.exists():
@@ -7905,17 +7926,9 @@ class _NovantraSurface(Surface):
         "properties": {
             "error": {"type": "string"},
             "message": {"type": "string"},
-            "issues": {
-                "type": "array",
-                "items": {
-                    "type": "object",
-                    "required": ["path", "message"],
-                    "properties": {
-                        "path": {"type": "array", "items": {"type": ["string", "integer"]}},
-                        "message": {"type": "string"},
-                    },
-                },
-            },
+            "issues": array_of(
+                object_schema(path=array_of({"type": ["string", "integer"]}), message=TEXT)
+            ),
             "requestId": {"type": "string", "pattern": "^req_"},
         },
     }
@@ -7962,22 +7975,12 @@ class _NovantraSurface(Surface):
 
     def record_schema(self, resource):
         record = super().record_schema(resource)
-        return {
-            "type": "object",
-            "required": [resource.noun],
-            "properties": {resource.noun: record},
-        }
+        return object_schema(**{resource.noun: record})
 
     def page_schema(self, resource):
         pagination = {"type": "object", "properties": {"nextCursor": {"type": ["string", "null"]}}}
-        return {
-            "type": "object",
-            "required": [resource.plural, "pagination"],
-            "properties": {
-                resource.plural: super().page_schema(resource),
-                "pagination": pagination,
-            },
-        }
+        page = {resource.plural: super().page_schema(resource)}
+        return object_schema(**page, pagination=pagination)
 
 
 NOVANTRA = _NovantraSurface()
@@ -8169,16 +8172,9 @@ def read_members(schema: Schema, arguments: dict, partial: bool = False) -> dict
         raise Invalid(f"{problem.issue_text}.", problem.issues) from None
 
 
-_TOKEN_ANSWER = {
-    "type": "object",
-    "required": ["access_token", "token_type", "expires_in", "scope"],
-    "properties": {
-        "access_token": {"type": "string"},
-        "token_type": {"type": "string", "enum": ["Bearer"]},
-        "expires_in": {"type": "integer"},
-        "scope": {"type": "string"},
-    },
-}
+_TOKEN_ANSWER = object_schema(
+    access_token=TEXT, token_type=enum_schema("Bearer"), expires_in=WHOLE, scope=TEXT
+)
 
 
 class _TokenRequest(Schema):
@@ -8199,7 +8195,7 @@ def _unrepeated(pairs: Sequence[tuple[str, Any]]) -> dict:
     """Collect pairs of members or parameters; reject repeated names (RFC 6749, section 3.2)."""
     values = dict(pairs)
     if len(values) != len(pairs):
-        raise InvalidRequest("A parameter of the request comes more than once.")
+        raise InvalidRequest("A parameter of the request is repeated.")
     return values
 
 
@@ -8213,7 +8209,7 @@ class Authentication(Novantra, tag="Authentication"):
         """
         in_query = sorted(set(context.request.params) & set(_TokenRequest().members))
         if in_query:
-            raise InvalidRequest(f"Send {in_query[0]} in the body: a URL is kept in logs.")
+            raise InvalidRequest(f"Send {in_query[0]} in the body: URLs are logged.")
         scheme, _, text = (context.request.auth or "").partition(" ")
         if scheme.lower() != "basic" or not isinstance(data, dict):
             return data
@@ -8251,7 +8247,7 @@ class Authentication(Novantra, tag="Authentication"):
         scopes = (body.get("scope") or "").split() or account.scopes
         if foreign := set(scopes) - set(account.scopes):
             message = f"Not granted to this account: {' '.join(sorted(foreign))}"
-            raise Invalid(issues=[field_error(["scope"], message)])
+            raise Invalid.of_member("scope", message)
         return self.grant(context, account, scopes, at)
 
     def authenticate(self, context, client_id, secret, at) -> ServiceAccount:
@@ -8624,7 +8620,7 @@ class EvidenceClaim(Model):
     def create(cls, **values):
         begin, end = values.get("valid_from"), values.get("valid_until")
         if begin and end and end <= begin:
-            raise Invalid(issues=[field_error(["validUntil"], "Expected a time after validFrom")])
+            raise Invalid.of_member("validUntil", "Expected a time after validFrom")
         claim = super().create(**values)
         emit("evidence.claim.created", {"claim": claim.summary()})
         return claim
@@ -8691,7 +8687,7 @@ class AttachmentContent(Model):
         """Return the metadata and the bytes of an attachment, verified with its digest."""
         content = cls.find_or_none(key)
         if content is None:
-            raise NotFound(f"There is no attachment {key} whose content is kept here.")
+            raise NotFound(f"There is no attachment {key} with content in this workspace.")
         (attachment,) = (item for item in content.evidence_claim.attachments if item["id"] == key)
         data = content.opened()
         if hashlib.sha256(data).hexdigest() != attachment["sha256"]:
@@ -8717,7 +8713,7 @@ def check_attachments() -> Iterator[str]:
         except Unavailable:
             digest = "closed"
         if digests.get(content.id) != digest:
-            yield f"The content of attachment {content.id} is not what its claim says."
+            yield f"The content of attachment {content.id} does not match its claim."
     kept = audited_subjects(connection, _ATTACHMENT_KEPT)
     for key in sorted((kept & digests.keys()) - present):
         yield f"The content of attachment {key} is gone."
@@ -8860,7 +8856,7 @@ class EvidenceClaims(
             if digests.pop(key, None) != digest:
                 digests[key] = digest
         if digests:
-            raise Conflict("The attachments of a claim are made with it, and never change.")
+            raise Conflict("The attachments of a claim are created with it, and never change.")
         return values
 
     def export(self, row):
@@ -10399,7 +10395,7 @@ def make_key(context: RequestContext, owner_id: str, owner_type: str) -> dict:
     body, keys = context.body, context.workspace.api_keys
     scopes = body.get("scopes", _KEY_SCOPES)
     if not scopes:
-        raise Invalid(issues=[field_error(["scopes"], "Expected at least one scope")])
+        raise Invalid.of_member("scopes", "Expected at least one scope")
     context.principal.require_grantable(scopes)
     key, text = keys.issue(owner_id, owner_type, body["label"], body.get("ttl_days"), scopes)
     return {**key, "plainTextKey": text}
@@ -10446,9 +10442,9 @@ class DemandingRequest(Schema):
         ]
         demands = [member for member in unknown if _DEMAND.match(member.lstrip("_"))]
         if demands:
-            message = f"Unknown; known are {', '.join([*self.members, *self.aliases])}"
+            message = f"Unknown; expected one of {', '.join([*self.members, *self.aliases])}"
             raise Unprocessable(
-                f"Nothing that is asked for is left out: {demands[0][:60]} is not known here.",
+                f"Requirements are never ignored: {demands[0][:60]} is not known here.",
                 [field_error([member], message) for member in demands[:100]],
             )
         return values
@@ -10494,16 +10490,9 @@ class _FactstoreSurface(Surface):
     claims = ("/api", "/actuator", "/api-docs", "/swagger-ui.html")
     coerces = ignores_empty = api_keys = True
     rates = ("factstore_rate_reads", "factstore_rate_writes")
-    error_schema: ClassVar[dict] = {
-        "type": "object",
-        "required": ["status", "error", "message", "timestamp"],
-        "properties": {
-            "status": {"type": "integer"},
-            "error": {"type": "string"},
-            "message": {"type": "string"},
-            "timestamp": {"type": "string", "format": "date-time"},
-        },
-    }
+    error_schema: ClassVar[dict] = object_schema(
+        status=WHOLE, error=TEXT, message=TEXT, timestamp=TIME_TEXT
+    )
 
     def credentials(self, request):
         """The bearer token, or the value of an ApiKey or X-Api-Key header."""
@@ -10610,12 +10599,8 @@ class _FactstoreSurface(Surface):
     def paged_schema(self, schema_name: str, always: bool = False) -> dict:
         """The JSON schema of a list that is bare, or paged on request."""
         bare = self.page_schema(Named("", schema_name))
-        numbers = {name: {"type": "integer"} for name in _ITEM_NUMBERS}
-        page = {
-            "type": "object",
-            "required": ["items", *numbers],
-            "properties": {"items": bare, **numbers},
-        }
+        numbers = dict.fromkeys(_ITEM_NUMBERS, WHOLE)
+        page = object_schema(items=bare, **numbers)
         return page if always else {"anyOf": [bare, page]}
 
     def one_schema(self, schema_name: str) -> dict:
@@ -10636,15 +10621,9 @@ class Factstore(Resource):
     surface, scope = FACTSTORE, "factstore"
 
 
-COMMAND_RESULT = {
-    "type": "object",
-    "required": ["id", "status", "timestamp"],
-    "properties": {
-        "id": {"type": "string", "format": "uuid"},
-        "status": {"type": "string", "enum": ["created", "updated"]},
-        "timestamp": {"type": "string", "format": "date-time"},
-    },
-}
+COMMAND_RESULT = object_schema(
+    id=UUID_TEXT, status=enum_schema("created", "updated"), timestamp=TIME_TEXT
+)
 
 
 def created(record: Model) -> dict:
@@ -10851,7 +10830,7 @@ def read_in_path(field: Member, value: str) -> Any:
     try:
         return field.read(value)
     except ValueError as error:
-        raise Invalid(issues=[field_error([camel(field.name)], str(error))]) from None
+        raise Invalid.of_member(camel(field.name), str(error)) from None
 
 
 def organisation_slug(key: str) -> str:
@@ -11004,7 +10983,7 @@ def parse_yaml(text: str) -> tuple[Any, Any]:
     if bad := _UNPRINTABLE.search(text):
         before = text[: bad.start()].rpartition("\n")
         where = f"Line {text.count(chr(10), 0, bad.start()) + 1}, column {len(before[2]) + 1}"
-        raise ValueError(f"{where}: the character U+{ord(bad[0]):04X} cannot stand in YAML.")
+        raise ValueError(f"{where}: the character U+{ord(bad[0]):04X} is not allowed in YAML.")
     loader_class = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         _check_nesting(yaml.parse(text, loader_class), DEPTH)
@@ -11042,7 +11021,7 @@ def _check_nodes(loader: Any, node: Any, depth: int, budget: Iterator) -> None:
     """Reject values that do not match their tags, repeated names, and aliases that expand too
     far."""
     if depth < 0 or next(budget, None) is None:
-        raise yaml_error(node.start_mark, "this holds too many values, or is nested too deep.")
+        raise yaml_error(node.start_mark, "this has too many values, or is nested too deeply.")
     if node.id == "scalar":
         _check_scalar(loader, node)
     elif node.id == "sequence":
@@ -11054,7 +11033,7 @@ def _check_nodes(loader: Any, node: Any, depth: int, budget: Iterator) -> None:
             if key.id != "scalar":
                 raise yaml_error(key.start_mark, "a name must be text.")
             if key.value in names:
-                raise yaml_error(key.start_mark, f"{key.value[:60]!r} stands here twice.")
+                raise yaml_error(key.start_mark, f"{key.value[:60]!r} is repeated.")
             names.add(key.value)
             _check_nodes(loader, key, depth - 1, budget)
             _check_nodes(loader, value, depth - 1, budget)
@@ -11401,15 +11380,11 @@ class Flow(UniqueName, Model):
 
 
 _FLOWS_BY_SLUG = Listing(Flow, "org_slug")
-_FLOW_TEMPLATE = {
-    "type": "object",
-    "required": ["flowId", "templateYaml", "effectiveTemplate"],
-    "properties": {
-        "flowId": {"type": "string", "format": "uuid"},
-        "templateYaml": {"type": ["string", "null"]},
-        "effectiveTemplate": {"type": ["object", "null"]},
-    },
-}
+_FLOW_TEMPLATE = object_schema(
+    flowId=UUID_TEXT,
+    templateYaml={"type": ["string", "null"]},
+    effectiveTemplate={"type": ["object", "null"]},
+)
 
 
 #: Updates and deletions that remove requirements, policies or allow-lists need this scope.
@@ -11636,7 +11611,7 @@ def read_receiver(config: str) -> str:
     url = JsonNode.parse(config.encode()).text("webhookUrl").strip()
     if not url:
         expected = 'Expected a JSON object as text, with a "webhookUrl" that is not blank'
-        raise Invalid(issues=[field_error(["channelConfig"], expected)])
+        raise Invalid.of_member("channelConfig", expected)
     return url
 
 
@@ -12660,7 +12635,7 @@ def parse_digest(digest: str, member: str = "sha256") -> str:
     try:
         return _ARTIFACT_DIGEST.read(digest)
     except ValueError as error:
-        raise Invalid(issues=[field_error([member], str(error))]) from None
+        raise Invalid.of_member(member, str(error)) from None
 
 
 def first_artifact(digest: str) -> Artifact:
@@ -12903,10 +12878,12 @@ class _BuildClaims(NamedTuple):
         except Invalid:
             raise ValueError("The signed statement is not JSON, or repeats a member.") from None
         if document.text("_type") not in _STATEMENTS:
-            raise ValueError("The envelope does not hold an in-toto statement.")
+            raise ValueError("The envelope does not contain an in-toto statement.")
         algorithm, _, value = digest.rpartition(":")
-        digests = [subject.get("digest") for subject in document.items("subject")]
-        values = [entry.text(algorithm.lower() or "sha256").lower() for entry in digests]
+        values = []
+        for subject in document.items("subject", required=True):
+            subject.get("digest").members(required=True)
+            values.append(subject.text(f"digest.{algorithm.lower() or 'sha256'}").lower())
         if not value or value.lower() not in values:
             raise ValueError(f"The signed statement is not about the digest '{digest}'.")
         if document.text("predicateType") not in _PREDICATES:
@@ -12948,13 +12925,10 @@ def _source_of(source: JsonNode, dependencies: list[JsonNode]) -> tuple[str | No
         uri, commit = source.text("uri"), _commit_in(source)
     else:
         uri, commit = source.value if isinstance(source.value, str) else "", None
+    located = [(_comparable(name, item.text("uri")), _commit_in(item)) for item in dependencies]
     if commit or not uri:
         return uri or None, commit
-    commits = {
-        _commit_in(dependency)
-        for dependency in dependencies
-        if _comparable(name, dependency.text("uri")) == _comparable(name, uri)
-    } - {None}
+    commits = {commit for address, commit in located if address == _comparable(name, uri)} - {None}
     return uri, commits.pop() if len(commits) == 1 else None
 
 
@@ -12997,7 +12971,7 @@ def verify_signature(
     """Verify the signature of a record of provenance (`body`) of the artifact with a digest."""
     text = (signature or "").strip()
     if not text:
-        message = "The provenance is recorded, but carries no signature."
+        message = "The provenance has no signature."
         return _SignatureVerdict("UNVERIFIED", message)
     try:
         if not text.startswith("{"):
@@ -13023,7 +12997,7 @@ def _verify_envelope(
         signatures = [_decode_base64(entry.text("sig", required=True)) for entry in entries]
         # In-toto's envelope layer: the type is in-toto's own or that of one predicate.
         if not re.fullmatch(r"application/vnd\.in-toto(\.[\w.-]+)?\+json", payload_type):
-            raise ValueError("The envelope does not hold an in-toto statement.")
+            raise ValueError("The envelope does not contain an in-toto statement.")
         claims = _BuildClaims.read(payload, digest)
     except ValueError as fault:
         return _SignatureVerdict("FAILED", str(fault))
@@ -13116,9 +13090,7 @@ def provenance_verdict(
 _PROVENANCE_STATUSES = MappingProxyType(
     {
         "NONE": "NO_PROVENANCE",
-        "UNVERIFIED": "PROVENANCE_UNVERIFIED",
-        "FAILED": "PROVENANCE_UNVERIFIED",
-        "SIGNED": "PROVENANCE_UNVERIFIED",
+        **dict.fromkeys(("UNVERIFIED", "FAILED", "SIGNED"), "PROVENANCE_UNVERIFIED"),
         "VERIFIED": "PROVENANCE_VERIFIED",
     }
 )
@@ -13139,16 +13111,12 @@ _PROVENANCE = Schema.of(
     name="RecordProvenanceRequest",
 )
 _VERIFICATION = Schema(public_key=_PublicKeys(null=True), name="VerifyProvenanceRequest")
-_VERIFIED = {
-    "type": "object",
-    "required": ["artifactId", "provenanceStatus", "verdict", "message"],
-    "properties": {
-        "artifactId": {"type": "string", "format": "uuid"},
-        "provenanceStatus": {"type": "string", "enum": sorted({*_PROVENANCE_STATUSES.values()})},
-        "verdict": {"type": "string", "enum": [*_PROVENANCE_STATUSES]},
-        "message": {"type": "string"},
-    },
-}
+_VERIFIED = object_schema(
+    artifactId=UUID_TEXT,
+    provenanceStatus=enum_schema(*sorted({*_PROVENANCE_STATUSES.values()})),
+    verdict=enum_schema(*_PROVENANCE_STATUSES),
+    message=TEXT,
+)
 
 
 def _record_provenance(artifact: Artifact, body: dict) -> BuildProvenance:
@@ -14063,7 +14031,7 @@ def sarif_results(report: JsonNode) -> Iterator[_SarifResult]:
     if not report.text("version").startswith("2.1.0"):
         raise report.get("version").error("Expected SARIF 2.1.0.")
     if not runs:
-        raise ReportError("The SARIF file holds no run: nothing was scanned.")
+        raise ReportError("The SARIF file contains no run: nothing was scanned.")
     if report.get("inlineExternalProperties").value:
         raise report.error("Results in inlineExternalProperties are not read.")
     for run in runs:
@@ -14303,7 +14271,7 @@ def _read_snyk(report: JsonNode) -> ScanReport:
     """Count the issues of one project or of several; one on several paths counts once in each."""
     projects = report.items() if isinstance(report.value, list) else [report]
     if not projects:
-        raise report.error("The report holds no project.")
+        raise report.error("The report contains no project.")
     counts, names = Counter(), {}
     for project in projects:
         for part in (project, *project.items("applications")):
@@ -14336,7 +14304,7 @@ def _count_snyk_issues(project: JsonNode) -> Counter[str]:
     counts["unknown"] += max(_read_count(project, "uniqueCount") - len(distinct), 0)
     applications = project.items("applications")
     if not (is_ok or counts.total() or any(part.items("vulnerabilities") for part in applications)):
-        raise project.error("Snyk reports that something is wrong, but not what.")
+        raise project.error("Snyk reports a problem without details.")
     return counts
 
 
@@ -14660,12 +14628,12 @@ def _process_junit(upload: Upload) -> _Outcome:
     failed = counts["failures"] + counts["errors"]
     details = counts | ({"failedTests": report.failed} if report.failed else {})
     if not report.cases["tests"]:
-        details["error"] = "The report holds no test case."
+        details["error"] = "The report contains no test case."
     elif not failed and report.failed_suite:
         details["error"] = f"A test suite reports that it did not pass: {report.failed_suite}."
     elif not failed and report.missing() > 0:
         claimed, actual = counts["tests"], report.cases["tests"]
-        details["error"] = f"The report claims {claimed} test cases, and holds {actual}."
+        details["error"] = f"The report claims {claimed} test cases, but contains {actual}."
     passed = not failed and "error" not in details
     return _Outcome(passed, details, report.executed(), sorted(report.subjects))
 
@@ -14713,7 +14681,7 @@ def _process_jira(upload: Upload) -> _Outcome:
     except ValueError:
         text = ""
     if not text:
-        raise ReportError("The file does not hold the reference of an issue.")
+        raise ReportError("The file does not contain the reference of an issue.")
     details, references = {"issueRef": text}, [text]
     if text[0] in '{"[':
         report = load_report(upload, {"issueRef", "issues", "key", "status"})
@@ -14796,9 +14764,7 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
         attestation = find_on_trail(Attestation, trail, key)
         type = attestation.type.strip().lower()
         if context.body.get("minimum_tests") and type != "junit":
-            raise Invalid(
-                issues=[field_error(["minimumTests"], "Only a report of type junit has tests")]
-            )
+            raise Invalid.of_member("minimumTests", "Only a report of type junit has tests")
         try:
             if type in SCAN_TYPES:
                 limits, settings = threshold_limits(attestation.trail), context.settings
@@ -15262,17 +15228,7 @@ def _gaps_sql(one_flow: bool) -> str:
         WHERE missing <> '[]')"""
 
 
-def closed_schema(**properties: dict) -> dict:
-    """Return the JSON schema of an object that always has all of these members."""
-    return {"type": "object", "required": [*properties], "properties": properties}
-
-
-UUID_TEXT, TEXT, WHOLE = (
-    {"type": "string", "format": "uuid"},
-    {"type": "string"},
-    {"type": "integer"},
-)
-_TEXTS = {"type": "array", "items": TEXT}
+_TEXTS = array_of(TEXT)
 
 
 class EvidenceCollection(Factstore, tag="Evidence"):
@@ -15280,7 +15236,7 @@ class EvidenceCollection(Factstore, tag="Evidence"):
 
     @route(
         "GET /api/v1/trails/{trailId}/evidence-summary",
-        answer=closed_schema(
+        answer=object_schema(
             trailId=UUID_TEXT,
             collectedTypes=_TEXTS,
             coverageReports=FACTSTORE.array_schema("CoverageReportResponse"),
@@ -15288,7 +15244,7 @@ class EvidenceCollection(Factstore, tag="Evidence"):
             passedAttestations=WHOLE,
             failedAttestations=WHOLE,
             pendingAttestations=WHOLE,
-            isComplete={"type": "boolean"},
+            isComplete=FLAG,
             missingRequiredTypes=_TEXTS,
         ),
     )
@@ -15313,16 +15269,12 @@ class EvidenceCollection(Factstore, tag="Evidence"):
             name="BulkEvidenceRequest",
         ),
         status=201,
-        answer=closed_schema(
-            results={
-                "type": "array",
-                "items": closed_schema(
-                    trailId=UUID_TEXT,
-                    evidenceType=TEXT,
-                    attestationId=UUID_TEXT,
-                    passed={"type": "boolean"},
-                ),
-            },
+        answer=object_schema(
+            results=array_of(
+                object_schema(
+                    trailId=UUID_TEXT, evidenceType=TEXT, attestationId=UUID_TEXT, passed=FLAG
+                )
+            ),
             accepted=WHOLE,
             failed=WHOLE,
         ),
@@ -15344,18 +15296,17 @@ class EvidenceCollection(Factstore, tag="Evidence"):
     @route(
         "GET /api/v1/evidence/gaps",
         query=Filters(flow_id=Id()),
-        answer=closed_schema(
-            gaps={
-                "type": "array",
-                "items": closed_schema(
+        answer=object_schema(
+            gaps=array_of(
+                object_schema(
                     trailId=UUID_TEXT,
                     gitCommitSha=TEXT,
                     gitBranch=TEXT,
                     flowId=UUID_TEXT,
                     missingTypes=_TEXTS,
                     trailStatus=Trail.status.describe(),
-                ),
-            },
+                )
+            ),
             totalTrailsWithGaps=WHOLE,
         ),
     )
@@ -15366,11 +15317,11 @@ class EvidenceCollection(Factstore, tag="Evidence"):
         return b'{"gaps":[%b],"totalTrailsWithGaps":%d}' % gaps
 
 
-# --- Pull request look-ups ----------------------------------------------------
+# --- Pull requests ------------------------------------------------------------
 # Each provider has its own API of pull requests; their summary is the same for all.
 
 
-class SourceHost:
+class _SourceHost:
     """The REST API of a provider, for one repository and with an organisation's token."""
 
     title: ClassVar[str] = ""
@@ -15419,7 +15370,7 @@ class SourceHost:
                 f"pull requests of {'/'.join(self.repository)}."
             )
         if response.status != 200:
-            raise BadGateway(f"{self.title} gave no usable answer. {response.note}")
+            raise BadGateway(f"{self.title} gave no usable response. {response.note}")
         try:
             document = read_json(response.body or b"")
         except Invalid:
@@ -15428,7 +15379,7 @@ class SourceHost:
 
     def unusable(self, reason: str) -> BadGateway:
         """Return the error about a response of another form."""
-        return BadGateway(f"{self.title} gave an answer that cannot be understood: {reason}")
+        return BadGateway(f"{self.title} gave a response that cannot be parsed: {reason}")
 
     def list_pulls(self, commit: str) -> list[JsonNode]:
         """Return the pull requests of a commit."""
@@ -15467,7 +15418,7 @@ def segment(name: str) -> str:
     return urllib.parse.quote(name, safe="")
 
 
-class _GitHub(SourceHost):
+class _GitHub(_SourceHost):
     """GitHub, REST API 2022-11-28; reviewers are those requested and those who have reviewed."""
 
     title, base, repository_path = "GitHub", "https://api.github.com", "/repos/{}/{}"
@@ -15490,7 +15441,7 @@ class _GitHub(SourceHost):
         return summary | {"reviewers": others}
 
 
-class _GitLab(SourceHost):
+class _GitLab(_SourceHost):
     """GitLab, REST API 4; a project may be in nested groups."""
 
     title, base, names = "GitLab", "https://gitlab.com", (2, 20)
@@ -15505,7 +15456,7 @@ class _GitLab(SourceHost):
         return {"Accept": "application/json", "PRIVATE-TOKEN": self.token}
 
 
-class _Bitbucket(SourceHost):
+class _Bitbucket(_SourceHost):
     """Bitbucket Cloud, REST API 2.0."""
 
     title, base, has_short_lists = "Bitbucket", "https://api.bitbucket.org", True
@@ -15520,7 +15471,7 @@ class _Bitbucket(SourceHost):
         return summary | {"mergedAt": merged_at if pull.text("state") == "MERGED" else None}
 
 
-class _AzureDevOps(SourceHost):
+class _AzureDevOps(_SourceHost):
     """Azure DevOps Services, REST API 7.1, which finds a commit by a query."""
 
     title, base, names, has_short_lists = "Azure DevOps", "https://dev.azure.com", (3, 3), True
@@ -15556,12 +15507,10 @@ class _AzureDevOps(SourceHost):
         return summary | {"mergedAt": summary["mergedAt"] if is_completed else None, "url": url}
 
 
-SOURCE_HOSTS: Mapping[str, type[SourceHost]] = MappingProxyType(
+_SOURCE_HOSTS: Mapping[str, type[_SourceHost]] = MappingProxyType(
     dict(zip(PROVIDERS.split(), (_GitHub, _GitLab, _Bitbucket, _AzureDevOps), strict=True))
 )
 
-
-# --- Pull requests ------------------------------------------------------------
 
 _PULL_REQUEST = MappingProxyType(
     {
@@ -15596,13 +15545,13 @@ class PullRequests(
         Trail.find(trail_id)
         body, slug = context.body, context.body.get("org_slug")
         if not slug:
-            raise NotFound("There is no organisation to look it up for; name one in orgSlug.")
+            raise NotFound("No organisation is known for the look-up; name one in orgSlug.")
         check_organisation(slug)
         provider = body["provider"]
         integration = ScmIntegration.of(slug, provider)
         if integration is None:
             raise NotFound(f"Organisation '{slug}' has no token for {provider}.")
-        host_class = SOURCE_HOSTS[provider]
+        host_class = _SOURCE_HOSTS[provider]
         repository, commit = _read_repository(body, host_class), _read_commit(body)
         base = source_bases(context.settings).get(provider, "")
         transport = source_transport(context.settings, provider)
@@ -15648,7 +15597,7 @@ class PullRequestsV2(
         return super().attest_pull_request(context, trail_id)
 
 
-def _read_repository(body: Mapping[str, Any], host_class: type[SourceHost]) -> list[str]:
+def _read_repository(body: Mapping[str, Any], host_class: type[_SourceHost]) -> list[str]:
     """Return the names in the repository's path, from either way of writing it."""
     owner, name = body.get("repository_owner"), body.get("repository_name")
     text = body.get("repository") or (f"{owner}/{name}" if owner and name else "")
@@ -15656,7 +15605,7 @@ def _read_repository(body: Mapping[str, Any], host_class: type[SourceHost]) -> l
     # Percent-encoding does not change dots.
     if not least <= len(names) <= most or any(not part.strip(" .") for part in names):
         form = "organisation/project/repository" if least == 3 else "owner/name"
-        raise Invalid(issues=[field_error(["repository"], f"Expected {form}")])
+        raise Invalid.of_member("repository", f"Expected {form}")
     return names
 
 
@@ -15664,9 +15613,9 @@ def _read_commit(body: Mapping[str, Any]) -> str | None:
     """Return the commit to look up, None if the body has a pull request's number instead."""
     commit = body.get("commit_sha") or None
     if commit is None and not body.get("pr_number"):
-        raise Invalid(issues=[field_error(["commitSha"], "Required, unless prNumber is given")])
+        raise Invalid.of_member("commitSha", "Required, unless prNumber is given")
     if commit is not None and not commit.strip(" ."):
-        raise Invalid(issues=[field_error(["commitSha"], "Expected the hash of a commit")])
+        raise Invalid.of_member("commitSha", "Expected the hash of a commit")
     return commit
 
 
@@ -15709,7 +15658,7 @@ class ApprovalDecision(Model):
         if is_unknown and not may_decide_own:
             raise Forbidden(
                 f"Who requested approval {approval.id} is not on record, since an older version or"
-                " an import brought it: factstore:admin is needed to decide it. Or request it anew."
+                " an import brought it. Request it again, or decide it with factstore:admin."
             )
         if (is_own or is_double) and not may_decide_own:
             done = "requested" if is_own else "decided under another name"
@@ -15821,7 +15770,7 @@ approval whose requester is not on record (an import, an older version) takes `f
         notify(
             "APPROVAL_REQUIRED",
             title="A release waits for approval",
-            message=f"Approval is asked for the {trail.words}.",
+            message=f"Approval is requested for the {trail.words}.",
             severity="INFO",
             entity_type="approval",
             entity_id=approval.id,
@@ -15930,31 +15879,24 @@ def _verdict_sentence(flow: Flow, trail: str, result: Compliance) -> str:
     return f"Everything that the flow {flow.name} requires has passed."
 
 
-_LISTED = {"type": "array", "items": {"type": "string"}}
-_VERDICT = {
-    "sha256Digest": {"type": "string"},
-    "flowId": {"type": "string", "format": "uuid"},
-    "status": {"type": "string", "enum": ["COMPLIANT", "NON_COMPLIANT"]},
-    "missingAttestationTypes": _LISTED,
-    "failedAttestationTypes": _LISTED,
-    "details": {"type": "string"},
-    "missingAttestationNames": _LISTED,
-    "failedAttestationNames": _LISTED,
-    "compliant": {"type": "boolean"},
-    "message": {"type": "string"},
-    "flowName": {"type": "string"},
-    "missingAttestations": _LISTED,
-    "failedAttestations": _LISTED,
-    "checkedAt": {"type": "string", "format": "date-time"},
-    "attestations": {
-        "type": "array",
-        "items": {
-            "type": "object",
-            "required": ["type", "status"],
-            "properties": {"type": {"type": "string"}, "status": Attestation.status.describe()},
-        },
-    },
-}
+_LISTED = array_of(TEXT)
+_VERDICT = object_schema(
+    sha256Digest=TEXT,
+    flowId=UUID_TEXT,
+    status=enum_schema("COMPLIANT", "NON_COMPLIANT"),
+    missingAttestationTypes=_LISTED,
+    failedAttestationTypes=_LISTED,
+    details=TEXT,
+    missingAttestationNames=_LISTED,
+    failedAttestationNames=_LISTED,
+    compliant=FLAG,
+    message=TEXT,
+    flowName=TEXT,
+    missingAttestations=_LISTED,
+    failedAttestations=_LISTED,
+    checkedAt=TIME_TEXT,
+    attestations=array_of(object_schema(type=TEXT, status=Attestation.status.describe())),
+)
 
 
 def _record_verdict(flow: Flow, digest: str, verdict: _Verdict, payload: dict) -> None:
@@ -15998,7 +15940,7 @@ only, say COMPLIANT. `requiredApproverRoles` are stored and returned only.
     @route(
         "POST /api/v1/assert",
         body=Schema(sha256_digest=Digest(), flow_id=Id(), name="AssertRequest"),
-        answer={"type": "object", "required": list(_VERDICT), "properties": _VERDICT},
+        answer=_VERDICT,
         dry_run_member="wouldCreate",
     )
     def assert_compliance(self, context):
@@ -16650,7 +16592,7 @@ class EnvironmentSnapshots(
         try:
             number = column.read(column.parse(index))
         except ValueError as error:
-            raise Invalid(issues=[field_error(["index"], str(error))]) from None
+            raise Invalid.of_member("index", str(error)) from None
         return _newest_of(EnvironmentSnapshot.select().where(column == number), key)
 
     @route(
@@ -16773,9 +16715,7 @@ class AllowlistEntry(Model):
         # An empty text names nothing, and as a pattern it would match everything.
         named = {name: values.get(name) or None for name in ("sha256", "name_pattern")}
         if not any(named.values()):
-            raise Invalid(
-                issues=[field_error(["sha256"], "Expected a digest here or a namePattern")]
-            )
+            raise Invalid.of_member("sha256", "Expected a digest here or a namePattern")
         return super().create(**values | named)
 
 
@@ -17042,14 +16982,16 @@ class StrictRequest(Schema):
             if value is None or member in self.harmless:
                 continue
             if meant not in self.members:
-                faults.append(([member], f"Unknown; known are {', '.join(self.members)}"))
+                faults.append(([member], f"Unknown; expected one of {', '.join(self.members)}"))
             elif meant != member and data.get(meant) not in (None, value):
                 faults.append(([member], f"Contradicts {meant}"))
         if faults:
             sentences = "; ".join(f"{path[0][:60]}: {message}" for path, message in faults[:5])
-            refusal = f"Nothing that a policy asks for is left out: {sentences}."
+            refusal = f"Requirements of a policy are never ignored: {sentences}."
             if "yaml" in data:
-                refusal += " Write what its YAML asks for as members, as a template, or in Rego."
+                refusal += (
+                    " Write the requirements of its YAML as members, as a template, or in Rego."
+                )
             raise Unprocessable(refusal, [field_error(*fault) for fault in faults[:100]])
         return values
 
@@ -17057,7 +16999,7 @@ class StrictRequest(Schema):
         schema = super().describe(partial)
         properties = schema["properties"]
         properties |= {alias: properties[meant] for alias, meant in self.aliases.items()}
-        ignored = {"description": "Taken and not looked at."}
+        ignored = {"description": "Accepted and ignored."}
         return schema | {
             "properties": dict.fromkeys(self.harmless, ignored) | properties,
             "additionalProperties": False,
@@ -18292,7 +18234,7 @@ MODULE = "policy.rego"
 
 def _refused_file(why: str) -> Invalid:
     """Return the problem of an invalid file."""
-    return Invalid(issues=[field_error(["file"], why)])
+    return Invalid.of_member("file", why)
 
 
 def unpack(upload: Upload) -> dict[str, str]:
@@ -18668,7 +18610,7 @@ def _reason_of(element: Any) -> str:
 def reasons_against(bundle: PolicyBundle, text: str, engine: RegoEngine) -> list[str]:
     """Return why a bundle denies an input, as JSON text; empty if it allows. A failure denies."""
     if len(text.encode()) > _INPUT_SIZE:
-        return [f"What the policy would be given is over the limit of {_INPUT_SIZE} bytes."]
+        return [f"The input of the policy is over the limit of {_INPUT_SIZE} bytes."]
     try:
         return list_reasons(objections_in(engine.evaluate(json.loads(bundle.modules), text)))
     except RegoFailure as failure:
@@ -18839,7 +18781,7 @@ def evaluate_bound_bundles(
         for artifact in reports[:_REPORTS_ASKED] or [None]:
             left -= 1
             if left < 0 or time.monotonic() > ends_at:
-                reasons["Too many policy bundles and trails are to be asked."] = None
+                reasons["There are too many policy bundles and trails to evaluate."] = None
                 break
             text = to_json(_gate_document(digest, artifact, environment))
             reasons |= dict.fromkeys(reasons_against(bundle, text, engine))
@@ -19034,7 +18976,7 @@ def objections(
                 why = f" Its template cannot be read: {report.fault}" if is_about_template else ""
                 yield f"{title} asks for {words}, which {report.title} lacks.{why}"
     for words in demands if not reports else ():
-        yield f"{title} asks for {words}, but nobody has reported this artifact."
+        yield f"{title} asks for {words}, but this artifact was not reported."
 
 
 # --- Gate ---------------------------------------------------------------------
@@ -19123,7 +19065,7 @@ def decide(digest: str, key: str | None, environment: Environment | None) -> dic
                 yield reason
 
     reasons = list_reasons(objections_of_all())
-    met = "Every policy is met." if policies else "No policy holds here."
+    met = "Every policy is met." if policies else "No policy applies here."
     asks_signature = any(DEMANDS["require_signature"] in demands_of(policy) for policy in policies)
     is_signed = bool(reports) and all("require_signature" in report.met for report in reports)
     return {
@@ -19201,7 +19143,7 @@ class _Newest(Integer):
     """The number of the newest records of a list."""
 
     def describe(self):
-        return super().describe() | {"description": "Only the newest so many; all unless told."}
+        return super().describe() | {"description": "The number of newest results; all by default."}
 
 
 class Gate(Factstore, model=GateResult, tag="Gate"):
@@ -19538,7 +19480,7 @@ gives.
 
     def prepare_changes(self, record, values):
         if values.keys() & {"org_slug", "user"}:
-            raise Conflict(f"The member {record._pk} keeps its organisation and its user.")
+            raise Conflict(f"The member {record._pk} cannot change its organisation or its user.")
         return values
 
     def slug(self, key: str) -> str:
@@ -19629,7 +19571,7 @@ def read_issuer(url: str, settings: Settings) -> str:
         if "?" in url or "#" in url:
             raise Invalid("The URL must end with its path.")
     except Invalid as problem:
-        raise Invalid(issues=[field_error(["issuerUrl"], str(problem))]) from None
+        raise Invalid.of_member("issuerUrl", str(problem)) from None
     return url
 
 
@@ -19677,9 +19619,9 @@ class IdentityProvider:
         """Return the JSON object of a response, or raise BadGateway."""
         if answer.status != 200 or not isinstance(answer.document.value, dict):
             log.warning(
-                "The identity provider %s gave no usable answer. %s", self.issuer, answer.note
+                "The identity provider %s gave no usable response. %s", self.issuer, answer.note
             )
-            raise BadGateway("The identity provider gave no usable answer; try again.")
+            raise BadGateway("The identity provider gave no usable response; try again.")
         return answer.document
 
     @cached_property
@@ -19988,7 +19930,7 @@ secret again.
         if is_moved and existing.client_secret and "client_secret" not in body:
             # Else a user who may change the issuer could send the secret to another server.
             message = "Required, since the issuer or the client changes; null for a client without"
-            raise Invalid(issues=[field_error(["clientSecret"], message)])
+            raise Invalid.of_member("clientSecret", message)
         config = super().update(context, key)
         context.principal.require_grantable(config.scopes())
         return config
@@ -20011,7 +19953,7 @@ secret again.
 
     @route(
         "POST /api/v1/organisations/{slug}/sso/test",
-        answer=closed_schema(
+        answer=object_schema(
             success=Boolean().describe(),
             message=TEXT,
             authorizationEndpoint=describe_member(Text(null=True)),
@@ -20157,7 +20099,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         "GET /api/v1/organisations/{slug}/sso/login",
         public=True,
         query=Filters(redirect_uri=_RedirectUri(2048, 1), required="redirectUri"),
-        answer=closed_schema(loginUrl={"type": "string", "format": "uri"}, state=TEXT),
+        answer=object_schema(loginUrl={"type": "string", "format": "uri"}, state=TEXT),
         refuses=(502,),
     )
     def start_sso_login(self, context, key):
@@ -20191,7 +20133,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         "GET /api/v1/organisations/{slug}/sso/callback",
         public=True,
         query=_CallbackQuery(),
-        answer=closed_schema(token=TEXT, userId=UUID_TEXT, email=TEXT, name=TEXT),
+        answer=object_schema(token=TEXT, userId=UUID_TEXT, email=TEXT, name=TEXT),
         refuses=(502,),
     )
     def complete_sso_login(self, context, key):
@@ -20231,13 +20173,13 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         if error := context.query.get("error"):
             raise Invalid(f"The identity provider refused the sign-in: {error}.")
         if login is None:
-            raise Invalid("The state is unknown, or was used before; begin the sign-in anew.")
+            raise Invalid("The state is unknown, or was used before; sign in again.")
         with context.workspace.read():
             slug = organisation_slug(key)
         if login.slug != slug:
             raise Invalid("The state belongs to the sign-in of another organisation.")
         if login.expires_at <= context.lite.source.now(6):
-            raise Invalid("The state has expired; begin the sign-in anew.")
+            raise Invalid("The state has expired; sign in again.")
         return login
 
     def fetch_claims(self, context: RequestContext, config: SsoConfig, login: SsoLogin) -> dict:
@@ -20489,7 +20431,7 @@ def _read_token(token: str, settings: Settings) -> tuple[dict, dict]:
         raise Invalid(f"The token must be signed with one of {', '.join(TOKEN_SIGNATURES)}.")
     issuers = {**_TOKEN_ISSUERS, **issuer_keys(settings).locations}
     if not isinstance(claims.get("iss"), str) or claims["iss"] not in issuers:
-        raise Invalid(f"The token is not of an issuer known here: {' or '.join(issuers)}.")
+        raise Invalid(f"The issuer of the token is unknown: {' or '.join(issuers)}.")
     if "exp" not in claims:
         raise Invalid("The token has no exp: expected the time at which it expires.")
     for name in ("exp", "iat", "nbf"):
@@ -20498,13 +20440,13 @@ def _read_token(token: str, settings: Settings) -> tuple[dict, dict]:
             raise Invalid(f"The token's {name} is not a time in seconds since 1970.")
     now = session().source.clock()
     if claims["exp"] <= now:
-        raise Invalid("The token has expired; ask its issuer for a new one.")
+        raise Invalid("The token has expired; get a new one from its issuer.")
     for name in ("iat", "nbf"):
         if claims.get(name, 0) > now + LEEWAY:
             raise Invalid(f"The token is not valid yet; its {name} is in the future.")
     audience, audiences = settings.oidc_audience, claims.get("aud")
     if audience and audience not in (audiences if isinstance(audiences, list) else [audiences]):
-        raise Invalid(f"The token is for another audience; ask its issuer for one for {audience}.")
+        raise Invalid(f"The token is for another audience; get one from its issuer for {audience}.")
     return header, claims
 
 
@@ -20554,7 +20496,7 @@ def _token_verdict(token: _VerifiedToken, trail: Trail, audience: str) -> tuple[
     """PASSED, FAILED or PENDING for a trail and a token, and a sentence why it did not pass."""
     claims = token.claims
     if not token.is_verified:
-        return "PENDING", "The token is not verified: its issuer's keys are not at hand."
+        return "PENDING", "The token is not verified: its issuer's keys are not available."
     sha = _claim_text(claims, _TOKEN_CLAIMS["sha"])
     if sha and sha.lower() != trail.git_commit_sha.lower():
         return "FAILED", f"The token is of the commit {sha:.255}, which is not the trail's."
@@ -20701,7 +20643,7 @@ def record_scan(
     values = dict.fromkeys(SEVERITY_COLUMNS.values(), 0) | values
     if not failure and not limits and is_breached(values, DEFAULT_LIMITS):
         words = ", ".join(f"{DEFAULT_LIMITS[name]} {name}" for name in SEVERITIES[:3])
-        failure = f"Found more than passes where the flow has no thresholds: {words}."
+        failure = f"More findings than the default thresholds allow: {words}."
     verdict = "FAILED" if failure or is_breached(values, limits) else "PASSED"
     attestation = record_attestation(
         trail,
@@ -20796,7 +20738,7 @@ The metrics count a scan as its attestation.
             message = (
                 "Expected the attestation of this scan on its trail; leave it out for a new one"
             )
-            raise Invalid(issues=[field_error(["attestationId"], message)])
+            raise Invalid.of_member("attestationId", message)
         limits, verdict = (
             threshold_limits(trail),
             "FAILED" if attestation.status == "FAILED" else None,
@@ -20847,7 +20789,7 @@ The metrics count a scan as its attestation.
 
     @route(
         "GET /api/v1/security-scans/summary",
-        answer=closed_schema(**dict.fromkeys(SCAN_TOTALS, WHOLE), scansWithCritical=WHOLE),
+        answer=object_schema(**dict.fromkeys(SCAN_TOTALS, WHOLE), scansWithCritical=WHOLE),
     )
     def get_security_scan_summary(self, context):
         """Add up all security scans."""
@@ -21169,15 +21111,15 @@ _CUSTODY_ARTIFACT = f"""SELECT c."id", c."trail_id", d."state" FROM (
         FROM ({deciding_sql("?1")}) AS e) AS d
     JOIN "artifact" AS c ON c."rowid" = d."report"
     ORDER BY d."state" <> 'NON_COMPLIANT', d."state" <> 'COMPLIANT', d."report" LIMIT 1"""
-_CUSTODY = {
-    "sha256Digest": {"type": "string"},
-    "artifact": FACTSTORE.one_schema("ArtifactResponse"),
-    "trail": FACTSTORE.one_schema("TrailResponse"),
-    "flow": FACTSTORE.one_schema("FlowResponse"),
-    "attestations": FACTSTORE.array_schema("AttestationResponse"),
-    "evidenceFiles": FACTSTORE.array_schema("EvidenceFileResponse"),
-    "complianceStatus": {"type": "string", "enum": ["COMPLIANT", "NON_COMPLIANT"]},
-}
+_CUSTODY = object_schema(
+    sha256Digest=TEXT,
+    artifact=FACTSTORE.one_schema("ArtifactResponse"),
+    trail=FACTSTORE.one_schema("TrailResponse"),
+    flow=FACTSTORE.one_schema("FlowResponse"),
+    attestations=FACTSTORE.array_schema("AttestationResponse"),
+    evidenceFiles=FACTSTORE.array_schema("EvidenceFileResponse"),
+    complianceStatus=enum_schema("COMPLIANT", "NON_COMPLIANT"),
+)
 
 
 #: The members of a trail's export: the model, and the SQL condition and order, with the trail `?1`.
@@ -21231,10 +21173,7 @@ def join_members(members: Mapping[str, Any]) -> bytes:
 class ChainOfCustody(Factstore, tag="Compliance"):
     """The complete origin of an artifact."""
 
-    @route(
-        "GET /api/v1/compliance/artifact/{sha256}",
-        answer={"type": "object", "required": [*_CUSTODY], "properties": _CUSTODY},
-    )
+    @route("GET /api/v1/compliance/artifact/{sha256}", answer=_CUSTODY)
     def get_chain_of_custody(self, context, digest):
         """Get the artifact with a digest, its trail and flow, attestations and evidence."""
         digest = parse_digest(digest)
@@ -21411,7 +21350,7 @@ def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: 
     """
     newest = {assessment["trailId"]: assessment for assessment in assessments}.values()
     counts = _count_statuses(framework, newest)
-    heads = {"Control": "", "Requirement": "", "Satisfied": "number", "Partly": "number"}
+    heads = {"Control": "", "Required evidence": "", "Satisfied": "number", "Partly": "number"}
     heads |= {"Not": "number", "Share": "share"}
     rows = map(_render_control, framework["controls"], counts)
     controls = _render_table("Coverage by control", heads, rows)
@@ -21436,13 +21375,13 @@ trail.</p>{_render_coverage(sum(counts, Counter()))}
 
 
 _FRAMEWORK_ASSESSMENTS = Listing(ComplianceAssessment, "framework")
-_REGULATORY_REPORT = {
-    "frameworkId": {"type": "string", "format": "uuid"},
-    "frameworkName": {"type": "string"},
-    "frameworkVersion": {"type": "string"},
-    "assessments": FACTSTORE.array_schema("AssessmentResponse"),
-    "generatedAt": {"type": "string", "format": "date-time"},
-}
+_REGULATORY_REPORT = object_schema(
+    frameworkId=UUID_TEXT,
+    frameworkName=TEXT,
+    frameworkVersion=TEXT,
+    assessments=FACTSTORE.array_schema("AssessmentResponse"),
+    generatedAt=TIME_TEXT,
+)
 
 
 class RegulatoryReports(Factstore, tag="Compliance"):
@@ -21450,11 +21389,7 @@ class RegulatoryReports(Factstore, tag="Compliance"):
 
     @route(
         "GET /api/v1/reports/regulatory/{frameworkId}",
-        answer={
-            "type": "object",
-            "required": [*_REGULATORY_REPORT],
-            "properties": _REGULATORY_REPORT,
-        },
+        answer=_REGULATORY_REPORT,
         answers_with="application/json text/html",
     )
     def get_regulatory_report(self, context, key):
@@ -21564,7 +21499,7 @@ class EvidenceStore:
 
     def health(self) -> tuple[bool, str]:
         """Return whether documents can be stored and read, and a sentence about it."""
-        return True, "The built-in store answers: evidence is kept encrypted in the workspace."
+        return (True, "The built-in store is available: evidence is encrypted in the workspace.")
 
     def send(self, location: Place, data: dict[str, str], dry_run: bool) -> Any:
         """Send a document to Vault, if it is stored there."""
@@ -22087,14 +22022,10 @@ class Audit(
             sort_desc=Boolean(),
             **{"from": _Instant(6), "to": _Instant(6)},
         ),
-        answer={
-            "type": "object",
-            "required": ["events", *ELEMENT_NUMBERS],
-            "properties": {
-                "events": FACTSTORE.array_schema("AuditEventResponse"),
-                **{name: {"type": "integer"} for name in ELEMENT_NUMBERS},
-            },
-        },
+        answer=object_schema(
+            events=FACTSTORE.array_schema("AuditEventResponse"),
+            **dict.fromkeys(ELEMENT_NUMBERS, WHOLE),
+        ),
     )
     def list_audit_events(self, context):
         """List one page of the audit log, by default the newest first."""
@@ -22181,32 +22112,20 @@ def _search_result(model: type[Model], row: Mapping[str, Any]) -> dict:
     }
 
 
-_SEARCH_RESPONSE = {
-    "type": "object",
-    "required": ["results", "total", "query", "type"],
-    "properties": {
-        "results": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["type", "id", "title", "description", "metadata"],
-                "properties": {
-                    "type": {"type": "string"},
-                    "id": {"type": "string"},
-                    "title": {"type": "string"},
-                    "description": {"type": "string"},
-                    "metadata": {
-                        "type": "object",
-                        "additionalProperties": {"type": ["string", "null"]},
-                    },
-                },
-            },
-        },
-        "total": {"type": "integer", "maximum": MATCHES},
-        "query": {"type": "string"},
-        "type": {"type": ["string", "null"]},
-    },
-}
+_SEARCH_RESPONSE = object_schema(
+    results=array_of(
+        object_schema(
+            type=TEXT,
+            id=TEXT,
+            title=TEXT,
+            description=TEXT,
+            metadata={"type": "object", "additionalProperties": {"type": ["string", "null"]}},
+        )
+    ),
+    total={"type": "integer", "maximum": MATCHES},
+    query=TEXT,
+    type={"type": ["string", "null"]},
+)
 
 
 class Search(Factstore, tag="Search"):
@@ -22233,7 +22152,7 @@ class Search(Factstore, tag="Search"):
             return response
         types = searched_types()
         if type and type.lower() not in types:
-            raise Invalid(issues=[field_error(["type"], f"Expected one of: {', '.join(types)}")])
+            raise Invalid.of_member("type", f"Expected one of: {', '.join(types)}")
         readable = [
             model
             for name, (model, scope) in types.items()
@@ -22307,17 +22226,16 @@ that do not comply. The audit trail holds everything that was recorded for one t
     @route(
         "GET /api/v1/reports/compliance",
         query=Filters(flow_id=Id(), **{"from": Timestamp(6), "to": Timestamp(6)}),
-        answer=closed_schema(
+        answer=object_schema(
             flowId={"type": ["string", "null"], "format": "uuid"},
             flowName=TEXT,
             **dict.fromkeys(("from", "to"), describe_member(Timestamp(6, null=True))),
             **_TRAIL_TOTALS,
-            nonCompliantTrailList={
-                "type": "array",
-                "items": closed_schema(
+            nonCompliantTrailList=array_of(
+                object_schema(
                     **{name: describe_member(column) for name, (_, column) in _SUMMARY.items()}
-                ),
-            },
+                )
+            ),
         ),
     )
     def get_compliance_report(self, context):
@@ -22337,7 +22255,7 @@ that do not comply. The audit trail holds everything that was recorded for one t
 
     @route(
         "GET /api/v1/reports/audit-trail/{trailId}",
-        answer=closed_schema(
+        answer=object_schema(
             trailId=UUID_TEXT,
             exportedAt=_MOMENT,
             trail=FACTSTORE.one_schema("TrailResponse"),
@@ -22374,7 +22292,7 @@ has several workspaces, each needs its own scrape with a key of its own, and ser
 
     @route(
         "GET /api/v1/metrics/compliance",
-        answer=closed_schema(
+        answer=object_schema(
             totalTrails=WHOLE,
             compliantTrails=WHOLE,
             nonCompliantTrails=WHOLE,
@@ -22401,7 +22319,7 @@ has several workspaces, each needs its own scrape with a key of its own, and ser
 
     @route(
         "GET /api/v1/metrics/security",
-        answer=closed_schema(
+        answer=object_schema(
             **dict.fromkeys(("totalScans", "passedScans", "failedScans", *SCAN_TOTALS), WHOLE),
             generatedAt=_MOMENT,
         ),
@@ -22416,7 +22334,7 @@ has several workspaces, each needs its own scrape with a key of its own, and ser
 class Dashboard(Factstore, tag="Dashboard"):
     """The overview of a dashboard."""
 
-    @route("GET /api/v1/dashboard/stats", answer=closed_schema(totalFlows=WHOLE, **_TRAIL_TOTALS))
+    @route("GET /api/v1/dashboard/stats", answer=object_schema(totalFlows=WHOLE, **_TRAIL_TOTALS))
     def get_dashboard_stats(self, context):
         """Count flows and trails."""
         return {"totalFlows": Flow.select().count()} | trail_totals(count_by_status(Trail))
@@ -22445,7 +22363,7 @@ def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
     yield "security_scans_failed", "Scans that failed.", scans["totalScans"] - passed
     yield "compliance_rate", "Percentage of all trails that comply, from 0 to 100.", rate
     pending, drifted = (workspace.fetch_row(sql)[0] for sql in (_UNDECIDED, _DRIFTED))
-    yield "approvals_pending", "Approvals that somebody still has to decide.", pending
+    yield "approvals_pending", "Approvals that are pending.", pending
     yield "drift_detected", "Environments that differ from their baseline.", drifted
 
 
@@ -22775,7 +22693,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
             "X-Delivery-Id",
             "X-GitHub-Delivery",
         ),
-        answer=closed_schema(accepted=Boolean().describe(), deliveryId=TEXT, message=TEXT),
+        answer=object_schema(accepted=Boolean().describe(), deliveryId=TEXT, message=TEXT),
     )
     def receive_webhook(self, context, source):
         """Receive the report of a CI system, signed with the secret of a webhook configuration.
@@ -22787,7 +22705,7 @@ class IncomingEvents(Factstore, scope="", tag="Webhooks"):
         repeated = {
             "accepted": True,
             "deliveryId": key,
-            "message": "This delivery was taken before; nothing was done.",
+            "message": "This delivery was received before; it is ignored.",
         }
         if WebhookDelivery.exists(webhook_config=config.id, delivery_id=key):
             return repeated
@@ -23011,7 +22929,7 @@ class SlackNotices(Factstore, tag="Slack"):
         body = context.body
         key = body["approval_id"]
         lines = [
-            f"🔔 Approval {key} is asked for.",
+            f"🔔 Approval {key} is requested.",
             f"Artifact: {body['artifact_sha']}",
             f"Environment: {body['target_environment']}",
             f"Approvers: {list_some(body['required_approvers']) or 'anybody'}",
@@ -23025,7 +22943,7 @@ class SlackNotices(Factstore, tag="Slack"):
 
 _SLACK_LISTED = 10
 _SLACK_HELP = (
-    "What you can ask for:",
+    "Commands:",
     "`search PREFIX`: artifacts whose digest starts so, such as sha256:4f2a",
     "`trail UUID`: a trail and its attestations",
     "`env NAME`: what runs in an environment, and whether it may",
@@ -23048,7 +22966,7 @@ def find_in_slack(text: str) -> list[str]:
             return _environment_text(text.split(None, 1)[1].strip())
         case "" | "help" | "search" | "trail" | "env" | "approve" | "reject":
             return list(_SLACK_HELP)
-    return [f"There is no command `{text[:200]}`; `help` tells which there are."]
+    return [f"There is no command `{text[:200]}`; `help` lists them."]
 
 
 def _artifacts_text(prefix: str) -> list[str]:
@@ -23362,10 +23280,10 @@ class AtlassianSite(Model):
         """Return why a response is not usable."""
         reasons = {
             401: f"{self.title} refused the user name or the token.",
-            403: f"{self.title} does not let this user do that.",
-            200: f"{self.title} gave an answer that cannot be understood.",
+            403: f"{self.title} does not permit this to the user.",
+            200: f"{self.title} gave a response that cannot be parsed.",
         }
-        return reasons.get(answer.status, f"{self.title} gave no usable answer. {answer.note}")
+        return reasons.get(answer.status, f"{self.title} gave no usable response. {answer.note}")
 
     def probe_path(self) -> str:
         """The path that is read to test the connection."""
@@ -23380,11 +23298,7 @@ class AtlassianSite(Model):
         return {"success": works, "message": sentence}
 
 
-CONNECTION_TEST = {
-    "type": "object",
-    "required": ["success", "message"],
-    "properties": {"success": {"type": "boolean"}, "message": {"type": "string"}},
-}
+CONNECTION_TEST = object_schema(success=FLAG, message=TEXT)
 
 
 class SiteKeeper:
@@ -23773,12 +23687,7 @@ ones. The URL is https; http is accepted only into networks of the setting
         return _JiraSync(context, connection).run()
 
     @route(
-        "POST /api/v1/integrations/jira/sync",
-        answer={
-            "type": "object",
-            "required": ["syncedCount", "message"],
-            "properties": {"syncedCount": {"type": "integer"}, "message": {"type": "string"}},
-        },
+        "POST /api/v1/integrations/jira/sync", answer=object_schema(syncedCount=WHOLE, message=TEXT)
     )
     def sync_jira(self, context):
         """Create the missing tickets of trails in Jira, and read the status of open ones.
@@ -23926,7 +23835,7 @@ class ChainWalk:
             return ""
         model = self.models.get(table)
         if model is None:
-            return f"Ledger entry {proof.number} is of a kind that there is not: {table}."
+            return f"Ledger entry {proof.number} is of an unknown type: {table}."
         condition = f'WHERE "{model._meta.primary_key.column_name}" = ?'
         row = self.connection.execute(f"{stored_sql(model)} {condition}", (key,)).fetchone()
         return content_fault(model, key, row, proof.event_type, proof.content_hash)
@@ -24292,7 +24201,7 @@ _HUB_TEMPLATES = {
         ),
     )
 }
-_HUB_TEMPLATE = closed_schema(
+_HUB_TEMPLATE = object_schema(
     id=TEXT, name=TEXT, description=TEXT, framework=TEXT, version=TEXT, yaml=TEXT
 )
 
@@ -24305,11 +24214,7 @@ class HubTemplates(Factstore, tag="Hub"):
             raise NotFound(f"There is no template '{key}'; there are {', '.join(_HUB_TEMPLATES)}.")
         return _HUB_TEMPLATES[key]
 
-    @route(
-        "GET /api/v1/hub/templates",
-        id="listHubTemplates",
-        answer={"type": "array", "items": _HUB_TEMPLATE},
-    )
+    @route("GET /api/v1/hub/templates", id="listHubTemplates", answer=array_of(_HUB_TEMPLATE))
     def list(self, context):
         """List the templates that the product brings along."""
         return [template.json() for template in _HUB_TEMPLATES.values()]
@@ -24411,7 +24316,7 @@ class _AuditPackage:
         changed."""
         digest = file.sha256_hash
         if not re.fullmatch("[0-9a-f]{64}", digest):
-            raise Damaged(f"Evidence file {file.id} has no hash that it could be held against.")
+            raise Damaged(f"Evidence file {file.id} has no hash to verify it with.")
         if file.external_url is not None:
             path = f"evidence/{digest}.ref.json"
             self.add_document(path, to_json(file.json()).encode())
@@ -24676,7 +24581,7 @@ def _json_rows(stream: IO[bytes]) -> Iterator[tuple[int, dict | RowFault]]:
     except (ValueError, RecursionError) as error:
         before = data.count(b"\n", 0, getattr(error, "start", 0))
         line = getattr(error, "lineno", before + 1)
-        raise Invalid(f"Line {line}: what starts here is not JSON in UTF-8.") from None
+        raise Invalid(f"Line {line}: expected JSON in UTF-8 here.") from None
     top = len(text) - len(text.lstrip())
     arrays = [top] if text[top] == "[" else []
     if text[top] == "{":
@@ -24746,7 +24651,7 @@ def read_rows(source: Path | IO[bytes], format: str = "") -> Iterator[tuple[int,
     try:
         opened = source.open("rb") if is_path else nullcontext(source)
     except OSError:
-        raise Invalid(f"There is no file {source}, or it may not be read.") from None
+        raise Invalid(f"There is no file {source}, or it cannot be read.") from None
     with opened as stream:
         yield from reader(stream)
 
@@ -28473,7 +28378,7 @@ class Install:
             prepare(workspace, self.settings, self.bell)
             identify_organization(workspace, {"slug": slug, "name": title_of(slug), **profile})
             if path and workspace.slug in self.workspaces:
-                raise Conflict(f"Another file holds the workspace {workspace.slug} too.")
+                raise Conflict(f"Another file also holds the workspace {workspace.slug}.")
         except BaseException as error:
             workspace.close()
             if isinstance(error, sqlite3.Error | peewee.PeeweeException):
@@ -29123,26 +29028,19 @@ def openapi_document() -> dict:
 
 def _describe_event(event: str) -> dict:
     """Describe an event as a request to an endpoint (Standard Webhooks 1.0)."""
-    text = {"type": "string"}
-    organization = {
-        "type": "object",
-        "required": ["id", "slug"],
-        "properties": {"id": text, "slug": text},
-    }
-    properties = {
-        "id": {"type": "string", "pattern": "^evt_"},
-        "type": {"const": event},
-        "createdAt": {"type": "string", "format": "date-time"},
-        "organization": organization,
-        "data": {"type": "object"},
-    }
-    schema = {"type": "object", "required": list(properties), "properties": properties}
+    schema = object_schema(
+        id={"type": "string", "pattern": "^evt_"},
+        type={"const": event},
+        createdAt=TIME_TEXT,
+        organization=object_schema(id=TEXT, slug=TEXT),
+        data={"type": "object"},
+    )
     names = ("webhook-id", "webhook-timestamp", "webhook-signature", "X-Novantra-Signature")
     return {
         "post": {
             "summary": f"Sent for the event {event}.",
             "parameters": [
-                {"name": name, "in": "header", "required": True, "schema": text} for name in names
+                {"name": name, "in": "header", "required": True, "schema": TEXT} for name in names
             ],
             "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
             "responses": {
@@ -29257,11 +29155,7 @@ def _describe_responses(operation: Operation) -> dict:
     responses = {str(operation.status): done}
     if operation.writes:
         would = dry_run_member(operation)
-        dry_run = {
-            "type": "object",
-            "required": ["dryRun", would],
-            "properties": {"dryRun": {"const": True}, would: _describe_dry_run(operation)},
-        }
+        dry_run = object_schema(dryRun={"const": True}, **{would: _describe_dry_run(operation)})
         both = [operation.answer, dry_run] if operation.status == 200 else [dry_run]
         responses["200"] = _describe_response("Done, or the result of a dry run.", {"anyOf": both})
     if operation.redirects:
@@ -29310,7 +29204,7 @@ def _describe_errors(surface: Surface) -> dict[str, dict]:
 # --- Service ------------------------------------------------------------------
 
 
-_FAULTS = {"type": "array", "items": closed_schema(workspace=TEXT, fault=TEXT)}
+_FAULTS = array_of(object_schema(workspace=TEXT, fault=TEXT))
 
 
 @functools.cache
@@ -29333,7 +29227,7 @@ def _document_reply(
     return Response(200, headers=headers, stream=io.BytesIO(document))
 
 
-_HEALTH = closed_schema(status={"type": "string", "enum": ["UP", "DOWN"]})
+_HEALTH = object_schema(status={"type": "string", "enum": ["UP", "DOWN"]})
 _HEALTH["properties"]["faults"] = _FAULTS
 
 
@@ -29421,7 +29315,7 @@ class _WorkspaceMetrics:
     def gauges(self) -> Iterator[tuple[str, str, float]]:
         """Yield the numbers of pending work and of storage."""
         waiting = sum(model.select().where(model.due_at > "").count() for model in outbox_models())
-        yield "deliveries_waiting", "What has still to be sent to other servers.", waiting
+        yield "deliveries_waiting", "Messages that are still to be sent to other servers.", waiting
         yield "file_bytes", "Size of the workspace's file.", file_bytes(self.workspace)
 
     def counters(self) -> Iterator[tuple[str, str, float]]:
@@ -29652,7 +29546,7 @@ def shows_secret(chosen) -> Callable[[Any], None]:
 
     def show(result: Credentials | dict) -> None:
         if sys.stdout is None:
-            raise OSError(errno.EBADF, "standard output is closed, so nothing was made")
+            raise OSError(errno.EBADF, "standard output is closed, so nothing was created")
         data = credentials_data(result) if isinstance(result, Credentials) else result
         text = f"{details(data)}\n\nKeep the secret now: it is not shown again."
         show_output(Output(data, text), chosen.json)
@@ -29688,7 +29582,7 @@ def _listen_address(text: str) -> str:
 
 @command(
     "serve",
-    argument("register", nargs="?", metavar="FILE", help="the database file, made if not there"),
+    argument("register", nargs="?", metavar="FILE", help="the database file, created if missing"),
     argument("--demo", action="store_true", help="fill an empty workspace with demo data"),
     setting_argument("--listen", "listen", type=_listen_address, metavar="HOST:PORT"),
     setting_argument("--threads", "threads", metavar="N"),
@@ -29702,7 +29596,7 @@ def _listen_address(text: str) -> str:
         action="store_const",
         const="open",
         dest="factstore_auth",
-        help="let Factstore clients on this machine in without credentials",
+        help="accept Factstore requests from this machine without credentials",
     ),
     opens="temporary new",
     settings="listen threads factstore_auth",
@@ -29837,7 +29731,7 @@ def _welcome(data: dict, passing: bool) -> str:
     for slug, why in data.get("unserved", {}).items():
         lines.append(f"  Not served     {slug}: {why}")
     if passing:
-        lines += ["", "The workspace ends with the server; `serve FILE` keeps it."]
+        lines += ["", "The workspace is temporary; `serve FILE` stores it in a file."]
     if secret:
         lines += ["", f"  export NOVANTRA_URL={url} NOVANTRA_CLIENT_ID={id} \\"]
         lines.append(f"         NOVANTRA_CLIENT_SECRET={secret}")
@@ -29860,7 +29754,7 @@ _REASON = "for the audit log, 10 to 1000 characters"
     "import",
     _COLLECTION,
     argument("file", metavar="FILE", help="the file to read; - for standard input"),
-    argument("--format", choices=(*_FORMATS, "oscal"), help="default: what FILE's suffix says"),
+    argument("--format", choices=(*_FORMATS, "oscal"), help="default: by FILE's suffix"),
     argument("--reason", metavar="TEXT", help=_REASON),
     argument("--dry-run", action="store_true", help="check every row, store nothing"),
     argument("--all-or-nothing", action="store_true", help="store nothing if a row is refused"),
@@ -30010,7 +29904,7 @@ def _write_records(collection: Collection, stream: IO[str], format: str, safe: b
     "export",
     _COLLECTION,
     argument("file", nargs="?", default="-", metavar="FILE", help="default: standard output"),
-    argument("--format", choices=_FORMATS, help="default: what FILE's suffix says, else csv"),
+    argument("--format", choices=_FORMATS, help="default: by FILE's suffix, else csv"),
     argument("--safe", action="store_true", help="put an apostrophe before cells like formulas"),
     opens="reader",
 )
@@ -30028,7 +29922,7 @@ def export_command(lite, chosen) -> Output | None:
     suffix = Path(chosen.file).suffix[1:].lower()
     format_name = chosen.format or suffix or ("json" if chosen.json else "csv")
     if format_name not in _FORMATS:
-        chosen.parser.error(f"say the format of {chosen.file} with --format")
+        chosen.parser.error(f"name the format of {chosen.file} with --format")
     collection = lite.collection(chosen.collection)
     if chosen.file == "-":
         if chosen.json and format_name != "json":
@@ -30137,7 +30031,7 @@ def _rotate_command(lite, chosen) -> None:
 
 @command(
     "account create",
-    argument("name", metavar="NAME", help="who this is, as the audit log shows it"),
+    argument("name", metavar="NAME", help="the name in the audit log"),
     _SCOPE,
     argument("--expires", metavar="DATE", help="when it stops working, such as 2027-01-31"),
     argument("--contact", default="", metavar="MAIL", help="who answers for it"),
@@ -30156,11 +30050,11 @@ def account_create_command(lite, chosen) -> None:
 
 
 command("account list", opens="reader", help="List the service accounts.")(list_command)
-command("account rotate", _ACCOUNT, help="Give an account a new secret; the old one ends at once.")(
+command("account rotate", _ACCOUNT, help="Replace the secret of an account at once.")(
     _rotate_command
 )
 command("account disable", _ACCOUNT, help="Shut an account out, at once.")(change_command)
-command("account enable", _ACCOUNT, help="Let a disabled account in again.")(change_command)
+command("account enable", _ACCOUNT, help="Enable a disabled account.")(change_command)
 
 
 @command(
@@ -30198,7 +30092,7 @@ command("webhook list", opens="reader", help="List the endpoints that events are
 command("webhook remove", _ENDPOINT, help="Remove an endpoint; nothing is sent to it any more.")(
     change_command
 )
-command("webhook pause", _ENDPOINT, help="Hold back what is due to an endpoint.")(change_command)
+command("webhook pause", _ENDPOINT, help="Pause the deliveries to an endpoint.")(change_command)
 command("webhook resume", _ENDPOINT, help="Deliver to a paused or disabled endpoint again.")(
     change_command
 )
@@ -30304,7 +30198,7 @@ def restore_command(chosen) -> Output:
         text += (
             f"\n{beyond:,} of the checkpoints in {notes} are of entries that the backup does "
             "not have: they\nstay true, and `verify --checkpoint` names them. If this file is the "
-            "one to go on with, start a\nnew file of checkpoints; the old one is kept beside it:\n"
+            "one to go on with, start a\nnew file of checkpoints; the old one is renamed:\n"
             f'  {PROGRAM} checkpoint --restart "WHY" --database {database}'
         )
     return Output({"file": str(database), "restored": True, "checkpointsBeyond": beyond}, text)
@@ -30334,7 +30228,9 @@ def checkpoint_command(chosen) -> Output:
     if chosen.restart:
         with open_lite(chosen, writes=True) as lite:
             kept = lite.workspace.checkpoints.restart(chosen.restart)
-        return Output({"kept": str(kept)}, f"A new file is begun; the old one is kept as {kept}.")
+        return Output(
+            {"kept": str(kept)}, f"A new file was created; the old one was renamed to {kept}."
+        )
     with open_lite(chosen) as lite:
         checkpoint = lite.checkpoint()
     return Output(
@@ -30345,7 +30241,7 @@ def checkpoint_command(chosen) -> Output:
 @command(
     "verify",
     _REGISTER,
-    argument("--checkpoint", metavar="FILE", help="hold the chains against these checkpoints too"),
+    argument("--checkpoint", metavar="FILE", help="also compare the chains with these checkpoints"),
     argument("--public-key", default="", metavar="KEY", help="the key that must have signed them"),
     opens="reader itself",
 )
@@ -30393,7 +30289,7 @@ def doctor_command(lite, chosen) -> Output:
 
 @command(
     "key create",
-    argument("label", metavar="LABEL", help="what it is for, as lists show it"),
+    argument("label", metavar="LABEL", help="a description for lists"),
     argument("--scope", **SEVERAL, metavar="S", help="default: factstore:read factstore:write"),
     argument("--days", type=int, metavar="N", help="how long it works; default: until revoked"),
     opens="new",
@@ -30415,10 +30311,7 @@ command(
 )(change_command)
 
 
-@command(
-    "key rotate",
-    argument("--retire", action="store_true", help="end what the older keys signed and encrypted"),
-)
+@command("key rotate", argument("--retire", action="store_true", help="retire the older keys"))
 def key_rotate_command(lite, chosen) -> Output:
     """Add a new key, which encrypts and signs; the older ones decrypt and verify.
 
@@ -30433,7 +30326,7 @@ def key_rotate_command(lite, chosen) -> Output:
     with Progress(None) as progress:
         count = retire_keys(lite.workspace, progress.advance)
     text = "A new key encrypts and signs; tokens and sessions of the older ones have ended."
-    text += f"\nEncrypted anew: {count:,}."
+    text += f"\nEncrypted again: {count:,}."
     return Output({"rotated": True, "reencrypted": count}, text)
 
 
@@ -30446,7 +30339,7 @@ def key_rewrap_command(lite, chosen) -> Output:
     beside = rewrap_keys(lite.workspace)
     text = f"The keys are wrapped by a new key in {beside}; keep a copy of it."
     if beside is None:
-        text = "Set NOVANTRA_LITE_KEY to what NOVANTRA_LITE_NEW_KEY is now; a key file is obsolete."
+        text = "Set NOVANTRA_LITE_KEY to the value of NOVANTRA_LITE_NEW_KEY; delete the key file."
     return Output({"rewrapped": True, "keyFile": beside and str(beside)}, text)
 
 
@@ -30552,9 +30445,9 @@ def audit_export_command(lite, chosen) -> None:
 # --- Command line -------------------------------------------------------------
 
 _GROUPS = {
-    "audit": "The audit log: who did what, when and why, for machines that watch over it.",
-    "workspace": "Make and list the workspaces of an install.",
-    "account": "Service accounts: who may call, and with which scopes.",
+    "audit": "The audit log, for external monitoring.",
+    "workspace": "Create and list the workspaces of an install.",
+    "account": "Service accounts and their scopes.",
     "webhook": "Where events are sent, and how their deliveries went.",
     "key": "API keys of the Factstore surface, and the keys that encrypt at rest.",
 }

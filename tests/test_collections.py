@@ -598,7 +598,7 @@ def test_the_attachments_of_a_claim_never_change(lite, claim, attachments):
     report = claims.import_rows([(2, claim | {"attachments": changed})], reason=WHY)
 
     assert report.faults == [
-        RowFault(2, "", "The attachments of a claim are made with it, and never change.")
+        RowFault(2, "", "The attachments of a claim are created with it, and never change.")
     ]
     assert claims.retrieve(made["id"]) == made
     with pytest.raises(Conflict, match="never change"):

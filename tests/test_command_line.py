@@ -182,7 +182,7 @@ the first line on standard output is one JSON object, printed as soon as
 requests are answered.
 
 positional arguments:
-  FILE                the database file, made if not there
+  FILE                the database file, created if missing
 
 options:
   -h, --help          show this help message and exit
@@ -190,7 +190,7 @@ options:
   --listen HOST:PORT  address and port to serve on; port 0 picks a free one
   --threads N         threads that process requests
   --accept-clock      write, though the clock is far ahead of the newest entry
-  --open-factstore    let Factstore clients on this machine in without credentials
+  --open-factstore    accept Factstore requests from this machine without credentials
   --json              print JSON, for machines
 
 which workspace:
@@ -230,7 +230,7 @@ def test_the_version_is_told(run):
         (f"set assets a-1 id=2 --reason {REASON}", "expected field=value; the id is fixed"),
         (f"set assets a-1 status --reason {REASON}", "expected field=value"),
         ("set assets a-1 status=active", "the following arguments are required: --reason"),
-        ("export assets out.xls", "say the format of out.xls with --format"),
+        ("export assets out.xls", "name the format of out.xls with --format"),
         ("export assets --json --format csv", "cannot share standard output"),
         ("import assets catalog.json --format oscal", "--format oscal is for frameworks"),
     ],
@@ -267,12 +267,12 @@ REFUSED = {
     "webhook add https://example.org --event finding.lost": "There is no event finding.lost;",
     f"set assets asset_1 status=gone --reason {REASON}": "There is no asset with the id asset_1.",
     "export nothing": "There is no collection nothing; there are frameworks,",
-    "import assets none.csv": "There is no file none.csv, or it may not be read.",
+    "import assets none.csv": "There is no file none.csv, or it cannot be read.",
     "import assets notes.xls": "Name the format of the rows: one of csv, tsv, json, ndjson, jsonl.",
     "import frameworks notes.xls --format oscal": "The catalog in notes.xls is not JSON in UTF-8",
     "import frameworks none.json --format oscal": "none.json: no such file or directory.",
     "import assets notes.xls --format csv --reason short": "reason: Expected 10 to 1000 character",
-    "attachment evatt_1": "There is no attachment evatt_1 whose content is kept here.",
+    "attachment evatt_1": "There is no attachment evatt_1 with content in this workspace.",
     "backup nowhere/copy.db": "nowhere",
     "restore none.db new.db": "none.db is not a sound backup of a workspace.",
     "restore notes.xls new.db": "notes.xls is not a sound backup of a workspace.",
@@ -1250,7 +1250,7 @@ def test_serve_greets_people_with_lines_that_a_shell_can_run():
         status = server.wait(60)
 
     assert greeting[0].startswith("Novantra Lite answers at http://127.0.0.1:")
-    assert "The workspace ends with the server; `serve FILE` keeps it.\n" in greeting
+    assert "The workspace is temporary; `serve FILE` stores it in a file.\n" in greeting
     assert len(json.loads(done.stdout)["assets"]) == 3
     assert status == 0
 

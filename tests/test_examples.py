@@ -427,7 +427,10 @@ def test_a_scan_that_failed_is_pushed_as_far_as_it_went_and_ends_in_status_1(lit
         ("[]", "report: Expected an object."),
         ('{"version": "1.0.0", "runs": []}', "report.version: Expected SARIF 2.1.0."),
         ('{"version": "2.1.0"}', "report.runs: Expected a list."),
-        ('{"version": "2.1.0", "runs": []}', "The SARIF file holds no run: nothing was scanned."),
+        (
+            '{"version": "2.1.0", "runs": []}',
+            "The SARIF file contains no run: nothing was scanned.",
+        ),
         (
             '{"version": "2.1.0", "runs": [{"tool": {}}]}',
             "report.runs[0].results: Expected a list.",

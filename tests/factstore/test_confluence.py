@@ -127,8 +127,8 @@ def test_a_connection_that_works_says_so(client, confluence):
     [
         ((401, {}), "Confluence refused the user name or the token."),
         ((404, {}), "Confluence shows this user no space QA/1."),
-        ((503, {}), "Confluence gave no usable answer. Answered with status 503."),
-        ((200, [1]), "Confluence gave an answer that cannot be understood."),
+        ((503, {}), "Confluence gave no usable response. Answered with status 503."),
+        ((200, [1]), "Confluence gave a response that cannot be parsed."),
     ],
 )
 def test_a_connection_that_does_not_work_says_why(client, confluence, answer, message):

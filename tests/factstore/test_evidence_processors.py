@@ -36,7 +36,7 @@ def counts(tests=0, failures=0, errors=0, skipped=0, **others):
     return {"tests": tests, "failures": failures, "errors": errors, "skipped": skipped, **others}
 
 
-EMPTY = {"error": "The report holds no test case."}
+EMPTY = {"error": "The report contains no test case."}
 SKIPPED = {"error": "Tests executed: 0; required: at least 1."}
 CASE = '<testcase name="t"/>'
 SUITE = f'<testsuite tests="1">{CASE}</testsuite>'
@@ -362,7 +362,7 @@ WORDS = {
     "object": "report: Expected an object.",
     "word": "The status of the quality gate is longer than 255 characters.",
     "text": "report.status: Expected text",
-    "issue": "The file does not hold the reference of an issue.",
+    "issue": "The file does not contain the reference of an issue.",
 }
 UNREADABLE = [
     *(("junit", content, "xml")

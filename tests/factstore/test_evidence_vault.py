@@ -134,7 +134,7 @@ def test_the_built_in_store_is_healthy_and_says_what_it_is(factstore):
         "healthy": True,
         "vaultUri": "",
         "authMethod": "TOKEN",
-        "message": "The built-in store answers: evidence is kept encrypted in the workspace.",
+        "message": "The built-in store is available: evidence is encrypted in the workspace.",
         "checkedAt": "2026-06-01T12:00:00.000000Z",
     }
 

@@ -296,7 +296,7 @@ def test_all_that_the_guide_asks_for_is_stored(factstore, flow_id, demand, asked
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"blockOnCritical": True}, "blockOnCritical: Unknown; known are name, description"),
+        ({"blockOnCritical": True}, "blockOnCritical: Unknown; expected one of name, description"),
         ({"minApprovals": 2}, "minApprovals: Unknown"),
         ({"rules": []}, "rules: Unknown"),
         ({"enforceTrailCompliance": True}, "enforceTrailCompliance: Unknown"),
@@ -316,7 +316,7 @@ def test_a_policy_that_asks_for_more_than_is_known_is_refused(
     refused = factstore.request(method, path, json={"name": "new", "flowId": flow_id} | asked)
 
     assert (refused.status, refused.json["error"]) == (422, "Unprocessable Entity")
-    rule = "Nothing that a policy asks for is left out: "
+    rule = "Requirements of a policy are never ignored: "
     assert refused.json["message"].startswith(rule + message)
     assert tables(lite) == before
 
@@ -358,7 +358,7 @@ def test_without_policies_everything_may_pass(lite, factstore, ask):
         ("blockReasons", []),
         ("policiesEvaluated", 0),
         ("signatureVerified", None),
-        ("reason", "No policy holds here."),
+        ("reason", "No policy applies here."),
         ("policyName", ""),
         ("environment", ""),
         ("allowed", True),
@@ -377,7 +377,7 @@ def test_every_evaluation_is_kept_audited_and_told(lite, factstore, ask, demand,
         kept = GateResult.get()
     reason = (
         "Deployment policy 'careful' asks for a passed 'junit' attestation, "
-        "but nobody has reported this artifact."
+        "but this artifact was not reported."
     )
     assert (result["decision"], result["blockReasons"]) == ("BLOCKED", [reason])
     assert (kept.id, kept.requested_by) == (result["id"], "ann")
@@ -430,7 +430,7 @@ def test_a_deployment_policy_says_what_it_asks_for(ask, demand, story, demands, 
     lacks = (
         f"Deployment policy 'careful' asks for {words}, which shop:1.0 of trail {trail.id} lacks."
     )
-    nobody = f"Deployment policy 'careful' asks for {words}, but nobody has reported this artifact."
+    nobody = f"Deployment policy 'careful' asks for {words}, but this artifact was not reported."
     assert (reported["decision"], reported["allowed"]) == ("BLOCKED", False)
     assert (reported["blockReasons"], reported["reason"]) == ([lacks], lacks)
     assert (reported["policyName"], reported["policiesEvaluated"]) == ("careful", 1)
@@ -462,7 +462,7 @@ def test_an_attached_policy_bites(ask, attach, story, environment, demands, word
         f"Policy 'strict' asks for {words}, which shop:1.0 of trail {trail.id} lacks."
     ]
     assert unknown["blockReasons"] == [
-        f"Policy 'strict' asks for {words}, but nobody has reported this artifact."
+        f"Policy 'strict' asks for {words}, but this artifact was not reported."
     ]
     assert (reported["policyName"], reported["policiesEvaluated"]) == ("strict", 1)
 
@@ -864,7 +864,7 @@ def test_a_policy_of_no_environment_holds_beside_those_of_one(factstore, ask, de
 
     reasons = [
         "Deployment policy 'everywhere' asks for a passed 'junit' attestation, "
-        "but nobody has reported this artifact."
+        "but this artifact was not reported."
     ]
     assert (before["decision"], before["blockReasons"]) == ("BLOCKED", reasons)
     assert (after["decision"], after["blockReasons"]) == ("BLOCKED", reasons)

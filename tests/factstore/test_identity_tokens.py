@@ -79,7 +79,7 @@ def test_a_token_of_github_becomes_an_attestation(lite, factstore, trail):
         "runId": "12345",
         "issuedAt": "2026-06-01T11:59:00.000000Z",
         "signatureVerified": False,
-        "reason": "The token is not verified: its issuer's keys are not at hand.",
+        "reason": "The token is not verified: its issuer's keys are not available.",
     }
     assert (created.json["type"], created.json["status"]) == ("oidc-provenance", "PENDING")
     assert (created.json["compliant"], created.json["trailId"]) == (False, trail)
@@ -107,7 +107,7 @@ def test_a_token_of_gitlab_tells_the_same_in_its_own_words(factstore, trail):
         "runId": "678",
         "issuedAt": None,
         "signatureVerified": False,
-        "reason": "The token is not verified: its issuer's keys are not at hand.",
+        "reason": "The token is not verified: its issuer's keys are not available.",
     }
 
 

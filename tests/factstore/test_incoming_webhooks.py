@@ -371,7 +371,7 @@ def test_a_delivery_that_comes_again_does_nothing(lite, factstore, stranger, con
     assert again.json == {
         "accepted": True,
         "deliveryId": "one",
-        "message": "This delivery was taken before; nothing was done.",
+        "message": "This delivery was received before; it is ignored.",
     }
     assert tables(lite) == before
 
@@ -701,7 +701,7 @@ def test_a_copy_of_a_signed_body_does_nothing_under_another_id(
     assert again.json == {
         "accepted": True,
         "deliveryId": "three",
-        "message": "This delivery was taken before; nothing was done.",
+        "message": "This delivery was received before; it is ignored.",
     }
     assert tables(lite) == before
 
@@ -725,7 +725,7 @@ def test_copies_of_a_signed_body_leave_one_delivery_whatever_the_source(
     ]
 
     assert [copy.status for copy in copies] == [200] * 5
-    assert all("was taken before" in copy.json["message"] for copy in copies)
+    assert all("was received before" in copy.json["message"] for copy in copies)
     assert tables(lite) == before
     assert len(deliveries(factstore, config)) == 1
 

@@ -225,13 +225,13 @@ def test_a_connection_that_works_says_so(client, connected, jira):
     ("answer", "message"),
     [
         ((401, {}), "Jira refused the user name or the token."),
-        ((403, {}), "Jira does not let this user do that."),
-        ((500, {}), "Jira gave no usable answer. Answered with status 500."),
-        ((200, b"<html>"), "Jira gave an answer that cannot be understood."),
-        ((200, b"x" * 70_000), "Jira gave an answer that cannot be understood."),
+        ((403, {}), "Jira does not permit this to the user."),
+        ((500, {}), "Jira gave no usable response. Answered with status 500."),
+        ((200, b"<html>"), "Jira gave a response that cannot be parsed."),
+        ((200, b"x" * 70_000), "Jira gave a response that cannot be parsed."),
         (
             (302, b"", ("Location", "/login")),
-            "Jira gave no usable answer. Answered with status 302; redirects are not followed.",
+            "Jira gave no usable response. Answered with status 302; redirects are not followed.",
         ),
     ],
 )
@@ -251,7 +251,7 @@ def test_a_server_that_is_down_is_a_failed_test_and_no_error(client, nowhere):
     assert response.status == 200
     assert response.json == {
         "success": False,
-        "message": "Jira gave no usable answer. The host refused the connection.",
+        "message": "Jira gave no usable response. The host refused the connection.",
     }
 
 
@@ -383,7 +383,7 @@ def test_while_jira_is_down_a_ticket_waits_until_it_is_up(
     assert re.fullmatch("OPS-PENDING-[0-9A-F]{8}", made.json["ticketKey"])
     assert (made.json["status"], made.json["problem"]) == (
         "Pending",
-        "Jira gave no usable answer. Answered with status 503.",
+        "Jira gave no usable response. Answered with status 503.",
     )
     assert meanwhile == made.json
     assert arrived == 1
@@ -400,7 +400,7 @@ def test_a_server_that_nobody_answers_at_leaves_the_ticket_pending(client, nowhe
     made = client.post(TICKETS, ticket_for(trail))
 
     assert (made.status, made.json["status"]) == (201, "Pending")
-    assert made.json["problem"] == "Jira gave no usable answer. The host refused the connection."
+    assert made.json["problem"] == "Jira gave no usable response. The host refused the connection."
 
 
 @pytest.mark.parametrize("search", ["/rest/api/2/search", "/rest/api/2/search/jql"])
@@ -581,7 +581,7 @@ def test_a_ticket_that_was_tried_long_enough_is_failed(near, client, connected, 
     assert states(near) == [("failed", 10, 503)]
     assert (ticket["status"], ticket["problem"]) == (
         "Failed",
-        "Jira gave no usable answer. Answered with status 503.",
+        "Jira gave no usable response. Answered with status 503.",
     )
 
 

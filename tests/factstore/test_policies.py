@@ -145,7 +145,10 @@ def test_a_wrong_member_is_refused(lite, factstore, change):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"enforceAproval": True}, "enforceAproval: Unknown; known are name, enforceProvenance"),
+        (
+            {"enforceAproval": True},
+            "enforceAproval: Unknown; expected one of name, enforceProvenance",
+        ),
         ({"requireApproval": True}, "requireApproval: Unknown"),
         ({"requireApproval": False}, "requireApproval: Unknown"),
         ({"yaml": "artifacts: {}"}, "yaml: Unknown"),
@@ -167,7 +170,7 @@ def test_a_policy_that_asks_for_more_than_is_known_is_refused(
     refused = factstore.request(method, path, json={"name": "other"} | asked)
 
     assert (refused.status, refused.json["error"]) == (422, "Unprocessable Entity")
-    rule = "Nothing that a policy asks for is left out: "
+    rule = "Requirements of a policy are never ignored: "
     assert refused.json["message"].startswith(rule + message)
     assert len(refused.json["message"]) < 400
     assert tables(lite) == before
@@ -431,7 +434,7 @@ def test_the_yaml_of_a_policy_is_refused_with_the_other_ways(factstore):
 
     assert refused.status == 422
     assert refused.json["message"].endswith(
-        "Write what its YAML asks for as members, as a template, or in Rego."
+        "Write the requirements of its YAML as members, as a template, or in Rego."
     )
 
 

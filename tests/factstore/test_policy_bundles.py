@@ -627,7 +627,7 @@ def test_the_gate_is_shut_where_it_would_have_to_ask_too_much(lite, factstore):
 
     assert within["decision"] == "ALLOWED"
     assert beyond["blockReasons"] == [
-        "Policy bundle 'more': Too many policy bundles and trails are to be asked."
+        "Policy bundle 'more': There are too many policy bundles and trails to evaluate."
     ]
 
 

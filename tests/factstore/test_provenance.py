@@ -318,8 +318,8 @@ NO_KEY = "The signature was not verified: there is no public key to verify it wi
 @pytest.mark.parametrize(
     ("signature", "message"),
     [
-        (None, "The provenance is recorded, but carries no signature."),
-        (" ", "The provenance is recorded, but carries no signature."),
+        (None, "The provenance has no signature."),
+        (" ", "The provenance has no signature."),
         (detached(ED25519), NO_KEY),
     ],
 )
@@ -505,6 +505,9 @@ BAD = {
     "an algorithm that is none": envelope(P256, about("ab" * 32)),
     "a digest that is a number": envelope(P256, about({"sha256": 7})),
     "no subject": envelope(P256, {"_type": STATEMENT["_type"]}),
+    "a subject without digests beside another": envelope(
+        P256, STATEMENT | {"subject": [{"name": "other"}, *STATEMENT["subject"]]}
+    ),
     "a subject that is a number": envelope(P256, STATEMENT | {"subject": 7}),
     "a subject that is an object": envelope(P256, STATEMENT | {"subject": {"digest": {}}}),
     "another kind of statement": envelope(P256, STATEMENT | {"_type": "https://example.com"}),

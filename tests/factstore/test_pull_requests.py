@@ -537,7 +537,7 @@ def test_the_trail_the_organisation_and_the_token_are_missed_in_this_order(
 
     assert [(refusal.status, refusal.json["message"]) for refusal in refusals] == [
         (404, "There is no trail with the id 00000000-0000-4000-8000-000000000000."),
-        (404, "There is no organisation to look it up for; name one in orgSlug."),
+        (404, "No organisation is known for the look-up; name one in orgSlug."),
         (404, "There is no organisation 'other'."),
         (404, "Organisation 'acme' has no token for GITHUB."),
     ]
@@ -645,17 +645,17 @@ USELESS = {
     "202": (202, "Answered with status 202."),
     "403 and a time to wait": (too_often, "Answered with status 403."),
     "a redirect": (elsewhere, "Answered with status 301; redirects are not followed."),
-    "not JSON": (b"<html>Words of the host</html>", "cannot be understood"),
-    "not UTF-8": (b'["\xff"]', "cannot be understood"),
-    "nothing": (b"", "cannot be understood"),
-    "null": (b"null", "cannot be understood"),
-    "a string": (b'"Words of the host"', "cannot be understood"),
-    "too many digits": (b"[" + b"9" * 5000 + b"]", "cannot be understood"),
-    "too deep": (b"[" * 100_000, "cannot be understood"),
+    "not JSON": (b"<html>Words of the host</html>", "cannot be parsed"),
+    "not UTF-8": (b'["\xff"]', "cannot be parsed"),
+    "nothing": (b"", "cannot be parsed"),
+    "null": (b"null", "cannot be parsed"),
+    "a string": (b'"Words of the host"', "cannot be parsed"),
+    "too many digits": (b"[" + b"9" * 5000 + b"]", "cannot be parsed"),
+    "too deep": (b"[" * 100_000, "cannot be parsed"),
     "a huge body": (huge, "too long"),
-    "the promise of a huge body": (huge_promise, "cannot be understood"),
+    "the promise of a huge body": (huge_promise, "cannot be parsed"),
     "an endless body": (endless, "too long"),
-    "a body that breaks off": (cut_off, "cannot be understood"),
+    "a body that breaks off": (cut_off, "cannot be parsed"),
 }
 
 
@@ -710,7 +710,7 @@ def test_json_of_another_shape_is_a_bad_gateway(
     answer = factstore.post(pull_request, asked(provider))
 
     assert (answer.status, attestations(lite)) == (502, [])
-    assert "cannot be understood" in answer.json["message"]
+    assert "cannot be parsed" in answer.json["message"]
 
 
 def test_odd_people_and_dates_are_left_out(factstore, host, pull_request):
@@ -761,7 +761,7 @@ def test_a_slow_host_is_waited_for_only_as_long_as_is_set(host):
 
     assert (answer.status, answer.json["message"]) == (
         502,
-        "GitHub gave no usable answer. No complete answer came in time.",
+        "GitHub gave no usable response. No complete answer came in time.",
     )
     assert taken < 5
 
@@ -802,7 +802,7 @@ def test_a_host_that_is_down_is_a_bad_gateway():
 
     assert (answer.status, answer.json["message"]) == (
         502,
-        "GitHub gave no usable answer. The host refused the connection.",
+        "GitHub gave no usable response. The host refused the connection.",
     )
 
 

@@ -149,7 +149,7 @@ def test_without_thresholds_nothing_is_a_breach_and_too_much_fails_all_the_same(
     assert (scan.json["thresholdBreached"], scan.json["breachDetails"]) == (False, [])
     assert attestation["status"] == "FAILED"
     assert json.loads(attestation["details"])["error"] == (
-        "Found more than passes where the flow has no thresholds: 0 critical, 0 high, 10 medium."
+        "More findings than the default thresholds allow: 0 critical, 0 high, 10 medium."
     )
     assert trail_of(lite, trail).status == "NON_COMPLIANT"
 

@@ -570,7 +570,7 @@ def test_an_issuer_that_is_down_is_a_bad_gateway(clock):
         refused = Client(lite).get(f"{SSO}/login", redirectUri=REDIRECT)
 
     assert refused.status == 502
-    assert refused.json["message"] == "The identity provider gave no usable answer; try again."
+    assert refused.json["message"] == "The identity provider gave no usable response; try again."
 
 
 def test_a_sign_in_needs_an_organisation_with_single_sign_on_and_a_place_to_return(lite, config):
@@ -1063,12 +1063,12 @@ def test_a_key_that_is_too_short_verifies_nothing(lite, config, provider):
     [
         ("/token", (400, {"error": "invalid_grant"}), 400, "refused the authorization code"),
         ("/token", (401, {"error": "invalid_client"}), 400, "refused the authorization code"),
-        ("/token", (500, {}), 502, "gave no usable answer"),
-        ("/token", (307, {}, ("Location", "/elsewhere")), 502, "gave no usable answer"),
-        ("/token", (200, b"id_token=x"), 502, "gave no usable answer"),
+        ("/token", (500, {}), 502, "gave no usable response"),
+        ("/token", (307, {}, ("Location", "/elsewhere")), 502, "gave no usable response"),
+        ("/token", (200, b"id_token=x"), 502, "gave no usable response"),
         ("/token", (200, {"access_token": "x"}), 400, "answered without an ID token"),
-        ("/keys", (500, {}), 502, "gave no usable answer"),
-        ("/keys", (200, b"nothing"), 502, "gave no usable answer"),
+        ("/keys", (500, {}), 502, "gave no usable response"),
+        ("/keys", (200, b"nothing"), 502, "gave no usable response"),
     ],
 )
 def test_what_goes_wrong_at_the_provider_is_told(
@@ -1115,7 +1115,7 @@ def test_an_issuer_that_ends_with_a_slash_is_the_same(lite, config, provider):
 
 # --- States -------------------------------------------------------------------
 
-USED = "The state is unknown, or was used before; begin the sign-in anew."
+USED = "The state is unknown, or was used before; sign in again."
 
 
 def test_a_state_is_good_once(lite, config, provider):
@@ -1174,7 +1174,7 @@ def test_a_state_is_good_for_ten_minutes_of_the_clock(lite, config, provider, cl
 
     refused = finish(lite, last)
     assert refused.status == 400
-    assert refused.json["message"] == "The state has expired; begin the sign-in anew."
+    assert refused.json["message"] == "The state has expired; sign in again."
 
 
 def test_a_set_up_that_goes_ends_the_sign_ins_that_were_begun(lite, factstore, config):

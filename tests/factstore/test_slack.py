@@ -236,7 +236,7 @@ def test_a_command_is_answered_whatever_the_case_of_its_signature(lite, acme):
     answer = send(lite, f"{ACME}/commands", body, headers)
 
     assert answer.status == 200
-    assert answer.json["text"].startswith("What you can ask for:")
+    assert answer.json["text"].startswith("Commands:")
 
 
 @pytest.mark.parametrize("path", ["commands", "actions"])
@@ -272,7 +272,7 @@ def test_what_slack_did_not_sign_just_now_is_refused(lite, acme, ask, path, spoi
 
 @pytest.mark.parametrize("off", [-300, 300])
 def test_a_request_may_be_off_by_five_minutes(lite, acme, off):
-    assert say(lite, "help", at=NOON + off).startswith("What you can ask for:")
+    assert say(lite, "help", at=NOON + off).startswith("Commands:")
 
 
 @pytest.mark.parametrize("path", ["commands", "actions"])
@@ -382,7 +382,7 @@ def test_a_dry_run_of_a_command_acts_on_nothing(lite, factstore, acme, ask):
 def test_whoever_asks_for_help_or_half_a_command_is_told_all(lite, acme, text):
     response = say(lite, text)
 
-    assert response.splitlines()[0] == "What you can ask for:"
+    assert response.splitlines()[0] == "Commands:"
     assert "`approve ID [comment]`" in response
 
 
@@ -390,7 +390,7 @@ def test_an_unknown_command_is_echoed_with_what_slack_would_act_on_escaped(lite,
     response = say(lite, "deploy <!channel> & more")
 
     assert response == "There is no command `deploy &lt;!channel&gt; &amp; more`; " + (
-        "`help` tells which there are."
+        "`help` lists them."
     )
 
 
@@ -752,7 +752,7 @@ def test_an_approval_that_is_asked_for_is_told_to_the_channel(connected, slack):
     assert answer.status == 202
     connected.step()
     assert slack.asked[0].json["text"].splitlines() == [
-        f"🔔 Approval {NOBODY} is asked for.",
+        f"🔔 Approval {NOBODY} is requested.",
         "Artifact: sha256:4f2a",
         "Environment: &lt;!here&gt; &amp; there",
         "Approvers: ann, bea",

@@ -323,15 +323,15 @@ REFUSED = {
     "artifacts: [{attestations: []}]": "Line 1, column 13: this artifact has no name.",
     "artifacts: [{name: api, attestation: []}]": "Line 1, column 25: an artifact has no member "
     "'attestation'; it has name, attestations, description.",
-    "trail: {}\ntrail: {}": "Line 2, column 1: 'trail' stands here twice.",
-    "tags: {a: 1, b: {c: 1, 'c': 2}}": "Line 1, column 24: 'c' stands here twice.",
+    "trail: {}\ntrail: {}": "Line 2, column 1: 'trail' is repeated.",
+    "tags: {a: 1, b: {c: 1, 'c': 2}}": "Line 1, column 24: 'c' is repeated.",
     "tags: {? [a] : b}": "Line 1, column 10: a name must be text.",
     "version: !!timestamp x": "Line 1, column 10: 'x' is no timestamp.",
     "version: !!int ''": "Line 1, column 10: '' is no int.",
     "version: 2001-99-99": "Line 1, column 10: '2001-99-99' is no timestamp.",
     "version: !!python/name:os.system x": "Line 1, column 10: could not determine a constructor "
     "for the tag 'tag:yaml.org,2002:python/name:os.system'.",
-    "version: 1\nname: a\x07": "Line 2, column 8: the character U+0007 cannot stand in YAML.",
+    "version: 1\nname: a\x07": "Line 2, column 8: the character U+0007 is not allowed in YAML.",
 }
 
 

@@ -129,7 +129,7 @@ UNSEEN_BY_THE_CHAIN = {
     ),
     "the bytes of an attachment": (
         "UPDATE attachment_content SET content = zeroblob(40)",
-        "The content of attachment {attachment} is not what its claim says.",
+        "The content of attachment {attachment} does not match its claim.",
     ),
     "the bytes of an attachment, deleted": (
         "DELETE FROM attachment_content",

@@ -110,7 +110,7 @@ def test_a_parameter_that_comes_twice_is_refused(anyone, account, name, type):
     refused = anyone.request("POST", TOKEN, body=body.encode(), headers={"Content-Type": type})
 
     assert (refused.status, refused.json["error"]) == (400, "invalid_request")
-    assert refused.json["message"] == "A parameter of the request comes more than once."
+    assert refused.json["message"] == "A parameter of the request is repeated."
 
 
 @pytest.mark.parametrize("name", ["grant_type", "client_id", "client_secret", "scope"])
@@ -118,7 +118,7 @@ def test_a_parameter_in_the_url_is_refused(anyone, account, name):
     refused = anyone.post(TOKEN, request_of(account), **{name: "x"})
 
     assert (refused.status, refused.json["error"]) == (400, "invalid_request")
-    assert refused.json["message"] == f"Send {name} in the body: a URL is kept in logs."
+    assert refused.json["message"] == f"Send {name} in the body: URLs are logged."
     assert anyone.post(TOKEN, request_of(account), trace="1").status == 200
 
 
