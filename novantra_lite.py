@@ -10406,6 +10406,13 @@ def make_key(context: RequestContext, owner_id: str, owner_type: str) -> dict:
 
 #: Records of a numbered page at most.
 PAGE_SIZE = 10_000
+_ITEM_NUMBERS = ("page", "size", "totalItems", "totalPages")
+ELEMENT_NUMBERS = ("page", "size", "totalElements", "totalPages")
+
+
+def page_numbers(page: int, size: int, total: int, names: Sequence[str]) -> dict[str, int]:
+    """Return the numbers of a page as members of its response."""
+    return dict(zip(names, (page, size, total, -(-total // size)), strict=True))
 
 
 class Paging(Filters):
@@ -10543,13 +10550,7 @@ class _FactstoreSurface(Surface):
         if not paged and number is None and size is None:
             return Response.of_pieces(surround(b"[", listing.pieces(values), b"]"), limit)
         number, size = number or 0, size or 20
-        total = listing.count(values)
-        numbers = {
-            "page": number,
-            "size": size,
-            "totalItems": total,
-            "totalPages": -(-total // size),
-        }
+        numbers = page_numbers(number, size, listing.count(values), _ITEM_NUMBERS)
         tail = b"]," + to_json(numbers)[1:].encode()
         pieces = listing.pieces(values, number * size, size)
         return Response.of_pieces(surround(b'{"items":[', pieces, tail), limit)
@@ -10598,7 +10599,7 @@ class _FactstoreSurface(Surface):
     def paged_schema(self, schema_name: str, always: bool = False) -> dict:
         """The JSON schema of a list that is bare, or paged on request."""
         bare = self.page_schema(Named("", schema_name))
-        numbers = dict.fromkeys(("page", "size", "totalItems", "totalPages"), WHOLE)
+        numbers = dict.fromkeys(_ITEM_NUMBERS, WHOLE)
         page = object_schema(items=bare, **numbers)
         return page if always else {"anyOf": [bare, page]}
 
@@ -21236,58 +21237,58 @@ REPORT_CSP = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-#: The text and the CSS class of each status of a control.
-_SHOWN = {
+#: The label and the CSS class of each status of a control.
+_STATUS_STYLES = {
     "SATISFIED": ("satisfied", "full"),
     "PARTIAL": ("partly satisfied", "half"),
     "NOT_SATISFIED": ("not satisfied", "none"),
 }
-_VERDICTS = {"COMPLIANT": "good", "PARTIAL": "", "NON_COMPLIANT": "bad"}
+_RESULT_STYLES = {"COMPLIANT": "good", "PARTIAL": "", "NON_COMPLIANT": "bad"}
 
 
-def _draw_bar(counts: Mapping[str, int]) -> str:
-    """A bar as SVG, with a stretch for each status, as long as its share."""
-    total, start, stretches = sum(counts.values()), 0.0, ""
-    for status, (_, look) in _SHOWN.items():
-        if count := counts.get(status, 0):
-            length = 100 * count / total
-            stretches += (
-                f'<rect class="{look}" x="{start:.3f}" y="0" width="{length:.3f}" height="8"/>'
+def _render_bar(counts: Counter[str]) -> str:
+    """Render an SVG bar with a segment for each status, in proportion to its count."""
+    total, start, segments = counts.total(), 0.0, ""
+    for status, (_, style) in _STATUS_STYLES.items():
+        if counts[status]:
+            width = 100 * counts[status] / total
+            segments += (
+                f'<rect class="{style}" x="{start:.3f}" y="0" width="{width:.3f}" height="8"/>'
             )
-            start += length
-    label = ", ".join(f"{counts.get(status, 0)} {word}" for status, (word, _) in _SHOWN.items())
+            start += width
+    label = ", ".join(f"{counts[status]} {word}" for status, (word, _) in _STATUS_STYLES.items())
     return (
         f'<svg class="bar" viewBox="-.2 -.5 100.4 9" preserveAspectRatio="none" role="img" '
         f'aria-label="{label if total else "not assessed yet"}">'
-        f'<rect class="rest" x="0" y="0" width="100" height="8"/>{stretches}</svg>'
+        f'<rect class="rest" x="0" y="0" width="100" height="8"/>{segments}</svg>'
     )
 
 
-def _draw_coverage(counts: Mapping[str, int]) -> str:
-    """The chart of all controls together, with its key."""
-    total = sum(counts.values())
-    keys = "".join(
-        f'<span><svg class="key" viewBox="0 0 12 12" aria-hidden="true">'
-        f'<rect class="{look}" x="1" y="1" width="10" height="10"/></svg>'
-        f"{counts.get(status, 0)} {word}"
-        f"{f' ({100 * counts.get(status, 0) / total:.0f} %)' if total else ''}</span>"
-        for status, (word, look) in _SHOWN.items()
-    )
-    return f"<figure>{_draw_bar(counts)}<figcaption>{keys}</figcaption></figure>"
+def _render_coverage(counts: Counter[str]) -> str:
+    """Render the chart of all controls together, with its key."""
+    keys, total = "", counts.total()
+    for status, (word, style) in _STATUS_STYLES.items():
+        share = f" ({100 * counts[status] / total:.0f} %)" if total else ""
+        keys += (
+            f'<span><svg class="key" viewBox="0 0 12 12" aria-hidden="true">'
+            f'<rect class="{style}" x="1" y="1" width="10" height="10"/></svg>'
+            f"{counts[status]} {word}{share}</span>"
+        )
+    return f"<figure>{_render_bar(counts)}<figcaption>{keys}</figcaption></figure>"
 
 
-def _print_control(control: dict, counts: Mapping[str, int]) -> str:
-    """Render a row of a control: its evidence, and the number of trails that comply."""
+def _render_control(control: dict, counts: Counter[str]) -> str:
+    """Render a row of a control: its evidence types, and the number of trails by status."""
     types = ", ".join(map(escape, control["requiredEvidenceTypes"])) or "nothing"
-    numbers = "".join(f'<td class="number">{counts.get(status, 0)}</td>' for status in _SHOWN)
+    numbers = "".join(f'<td class="number">{counts[status]}</td>' for status in _STATUS_STYLES)
     return (
         f'<tr><th scope="row">{escape(control["controlId"])}</th>'
-        f'<td>{escape(control["title"])}<br><span class="muted">asks for {types}</span></td>'
-        f'{numbers}<td class="share">{_draw_bar(counts)}</td></tr>'
+        f'<td>{escape(control["title"])}<br><span class="muted">requires {types}</span></td>'
+        f'{numbers}<td class="share">{_render_bar(counts)}</td></tr>'
     )
 
 
-def _print_assessment(assessment: dict) -> str:
+def _render_assessment(assessment: dict) -> str:
     """Render a row of an assessment: its trail, results and missing evidence."""
     results, status = assessment["controlResults"], assessment["overallStatus"]
     satisfied = sum(result["status"] == "SATISFIED" for result in results)
@@ -21297,26 +21298,25 @@ def _print_assessment(assessment: dict) -> str:
         if result["missingEvidence"]
     )
     return (
-        f"<tr><td>{_print_moment(assessment['assessedAt'])}</td>"
+        f"<tr><td>{_render_time(assessment['assessedAt'])}</td>"
         f"<td><code>{escape(assessment['trailId'])}</code></td>"
         f"<td>{escape(assessment['orgSlug'] or '')}</td>"
-        f'<td class="{_VERDICTS[status]}">{status.lower().replace("_", "-")}</td>'
+        f'<td class="{_RESULT_STYLES[status]}">{status.lower().replace("_", "-")}</td>'
         f'<td class="number">{satisfied} of {len(results)}</td>'
         f"<td>{f'<ul>{missing}</ul>' if missing else 'nothing'}</td></tr>"
     )
 
 
-def _print_moment(text: str) -> str:
-    """A timestamp as people read it."""
-    return f'<time datetime="{text}">{text[:10]} {text[11:19]} UTC</time>'
+def _render_time(timestamp: str) -> str:
+    return f'<time datetime="{timestamp}">{timestamp[:10]} {timestamp[11:19]} UTC</time>'
 
 
-def _print_table(label: str, heads: Mapping[str, str], rows: Iterable[str]) -> str:
-    """A table under its heads, each of them with the class of its column."""
-    columns = "".join(f'<th scope="col" class="{look}">{head}</th>' for head, look in heads.items())
+def _render_table(label: str, heads: Mapping[str, str], rows: Iterable[str]) -> str:
+    """Render a table; `heads` has the CSS class of each column."""
+    columns = (f'<th scope="col" class="{style}">{head}</th>' for head, style in heads.items())
     return (
-        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table>'
-        f"<thead><tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table><thead>'
+        f"<tr>{''.join(columns)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -21339,28 +21339,26 @@ def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: 
     """
     newest = {assessment["trailId"]: assessment for assessment in assessments}.values()
     counts = _count_statuses(framework, newest)
-    controls = _print_table(
-        "Coverage by control",
-        {"Control": "", "Required evidence": ""}
-        | {"Satisfied": "number", "Partly": "number", "Not": "number", "Share": "share"},
-        map(_print_control, framework["controls"], counts),
-    )
-    heads = ("Assessed at", "Trail", "Organisation", "Result", "Satisfied", "Missing evidence")
-    looks = {head: "number" if head == "Satisfied" else "" for head in heads}
-    rows = map(_print_assessment, assessments)
-    history = _print_table("Assessments", looks, rows) if assessments else "<p>None so far.</p>"
+    heads = {"Control": "", "Required evidence": "", "Satisfied": "number", "Partly": "number"}
+    heads |= {"Not": "number", "Share": "share"}
+    rows = map(_render_control, framework["controls"], counts)
+    controls = _render_table("Coverage by control", heads, rows)
+    heads = dict.fromkeys(("Assessed at", "Trail", "Organisation", "Result"), "")
+    heads |= {"Satisfied": "number", "Missing evidence": ""}
+    rows = map(_render_assessment, assessments)
+    history = _render_table("Assessments", heads, rows) if assessments else "<p>None yet.</p>"
     name, version = escape(framework["name"]), escape(framework["version"])
     body = f"""<main>
 <p class="muted">Regulatory report</p><h1><bdi>{name}</bdi></h1>
 <p>{escape(framework["description"] or "")}</p><dl>
 <div><dt>Version</dt><dd>{version}</dd></div>
-<div><dt>Generated</dt><dd>{_print_moment(generated_at)}</dd></div>
+<div><dt>Generated</dt><dd>{_render_time(generated_at)}</dd></div>
 <div><dt>Trails</dt><dd>{len(newest)}</dd></div>
 <div><dt>Assessments</dt><dd>{len(assessments)}</dd></div>
 <div><dt>Framework</dt><dd><code>{framework["id"]}</code></dd></div></dl>
-<h2>Coverage</h2><p class="muted">Every control, held against the newest assessment of each
-trail.</p>{_draw_coverage(sum(counts, Counter()))}
-{controls}<h2>Assessments</h2><p class="muted">All that are stored, oldest first.</p>
+<h2>Coverage</h2><p class="muted">Every control in the newest assessment of each
+trail.</p>{_render_coverage(sum(counts, Counter()))}
+{controls}<h2>Assessments</h2><p class="muted">All assessments, oldest first.</p>
 {history}</main>"""
     return html_page(f"{name} {version}: regulatory report", REPORT_STYLE, body)
 
@@ -21388,8 +21386,7 @@ class RegulatoryReports(Factstore, tag="Compliance"):
         framework = json.loads(context.workspace.json_of(RegulatoryFramework, key))
         assessments = b"".join(_FRAMEWORK_ASSESSMENTS.pieces({"framework": key}))
         headers, generated_at = {"Vary": "Accept, Origin"}, now_exactly()
-        kinds = ("application/json", "text/html")
-        if context.request.client_prefers(kinds) == "text/html":
+        if context.request.client_prefers(("application/json", "text/html")) == "text/html":
             page = regulatory_page(framework, json.loads(b"[%b]" % assessments), generated_at)
             headers |= {
                 "Content-Type": "text/html; charset=utf-8",
@@ -21402,8 +21399,8 @@ class RegulatoryReports(Factstore, tag="Compliance"):
             "frameworkVersion": framework["version"],
             "generatedAt": generated_at,
         }
-        text = to_json(report)[1:].encode()
-        return Response(200, b'{"assessments":[%b],%b' % (assessments, text), headers)
+        report = join_members({"assessments": b"[%b]" % assessments, **report})
+        return Response(200, report, headers)
 
 
 # --- Evidence documents -------------------------------------------------------
@@ -21992,9 +21989,6 @@ def _audit_page(
     return total, text or b""
 
 
-_AUDIT_NUMBERS = ("page", "size", "totalElements", "totalPages")
-
-
 class Audit(
     Factstore,
     path="/api/v1/audit",
@@ -22019,7 +22013,7 @@ class Audit(
         ),
         answer=object_schema(
             events=FACTSTORE.array_schema("AuditEventResponse"),
-            **dict.fromkeys(_AUDIT_NUMBERS, WHOLE),
+            **dict.fromkeys(ELEMENT_NUMBERS, WHOLE),
         ),
     )
     def list_audit_events(self, context):
@@ -22032,15 +22026,13 @@ class Audit(
             names = query.keys() & {*_AUDIT_COLUMNS, *_AUDIT_PERIOD}
             filters = {name: query[name] for name in names}
             total, text = _audit_page(filters, number * size, size, query.get("sort_desc", True))
-        numbers = (number, size, total, -(-total // size))
-        numbers = to_json(dict(zip(_AUDIT_NUMBERS, numbers, strict=True)))
-        return Response(200, b'{"events":[%b],%b' % (text, numbers[1:].encode()))
+        numbers = page_numbers(number, size, total, ELEMENT_NUMBERS)
+        return join_members({"events": b"[%b]" % text, **numbers})
 
 
 # --- Search -------------------------------------------------------------------
-# A record matches if it contains the whole text, in any case. Records with exactly this name come
-# first, then those whose name begins with it, then all others; among
-# equals the newest is first.
+# A record matches if it contains the whole text, in any letter case. Records with exactly this name
+# come first, then those whose name begins with it, then all others; among equals the newest first.
 
 
 class _SearchedText(Text):
@@ -22050,16 +22042,16 @@ class _SearchedText(Text):
     may_be_empty = True
 
 
-class _SearchedKind(Text):
-    """The kind of records that a search is limited to, in either letter case."""
+class _SearchedType(Text):
+    """The type of records that a search is limited to, in either letter case."""
 
     def describe(self):
-        return {"type": "string", "enum": list(searched_kinds())}
+        return {"type": "string", "enum": list(searched_types())}
 
 
 @functools.cache
-def searched_kinds() -> dict[str, tuple[type[Model], str]]:
-    """The kinds of records that are searched: the model of each, and the scope that reads it."""
+def searched_types() -> dict[str, tuple[type[Model], str]]:
+    """Return the types of records in the search index: their models, and the scopes to read."""
     scopes = {resource.model: f"{resource.scope}:read" for resource in RESOURCES if resource.model}
     models = sorted(searched_models().values(), key=lambda model: model.searched.number)
     return {model.searched.type: (model, scopes[model]) for model in models}
@@ -22079,12 +22071,12 @@ def _find_records(text: str, models: Sequence[type[Model]], limit: int) -> tuple
         numbers = [rowid for rowid in best if rowid // PLACES == model.searched.number]
         rows = _matched_rows(model, numbers) if numbers else ()
         matches |= {row["number"]: _search_result(model, row) for row in rows}
-    # One that was deleted meanwhile is left out.
+    # Records deleted since are missing in `matches`.
     return [matches[rowid] for rowid in best if rowid in matches], min(len(ranks), MATCHES)
 
 
 def _matched_rows(model: type[Model], numbers: Sequence[int]) -> Iterable[dict]:
-    """The columns that a search result needs, of the records with these numbers in the index."""
+    """Select the columns of a search result, for the records with these numbers in the index."""
     searched = model.searched
     names = {*re.findall(r"{(\w+)", searched.title + searched.description)}
     names |= {"id", *searched.details.split()}
@@ -22126,13 +22118,13 @@ _SEARCH_RESPONSE = object_schema(
 
 
 class Search(Factstore, tag="Search"):
-    """The texts of all records that the file does not encrypt."""
+    """Search in the unencrypted texts of all records."""
 
     @route(
         "GET /api/v1/search",
         query=Filters(
             q=_SearchedText(1000),
-            type=_SearchedKind(),
+            type=_SearchedType(),
             limit=Integer(1, 1000, default=100),
             required="q",
         ),
@@ -22147,11 +22139,12 @@ class Search(Factstore, tag="Search"):
         response = {"results": [], "total": 0, "query": text, "type": type}
         if not text:
             return response
-        if type and type.lower() not in searched_kinds():
-            raise Invalid.of_member("type", f"Expected one of: {', '.join(searched_kinds())}")
+        types = searched_types()
+        if type and type.lower() not in types:
+            raise Invalid.of_member("type", f"Expected one of: {', '.join(types)}")
         readable = [
             model
-            for name, (model, scope) in searched_kinds().items()
+            for name, (model, scope) in types.items()
             if scope in context.principal.scopes and (not type or name == type.lower())
         ]
         results, total = _find_records(text, readable, context.query.get("limit", 100))
@@ -22182,17 +22175,7 @@ def trail_totals(counted: Mapping[str, int]) -> dict[str, int | float]:
 
 
 #: The members of a non-compliant trail in a report.
-_SUMMARY = {
-    camel(column.column_name): column
-    for column in (
-        Trail.id,
-        Trail.git_commit_sha,
-        Trail.git_branch,
-        Trail.git_author,
-        Trail.status,
-        Trail.created_at,
-    )
-}
+_SUMMARY = Schema.of(Trail, "id git_commit_sha git_branch git_author status created_at").members
 
 
 def _begun_sql(one_flow: bool, status: str, period: str) -> str:
@@ -22211,7 +22194,7 @@ def _report_sql(one_flow: bool) -> str:
     of one snapshot.
     """
     numbers = ", ".join(
-        f"""'{name}', t1."{column.column_name}\"""" for name, column in _SUMMARY.items()
+        f"""'{name}', t1."{column.column_name}\"""" for name, (_, column) in _SUMMARY.items()
     )
     period = "ifnull(?2, '') AND ifnull(?3, '~')"
     begun = {status: _begun_sql(one_flow, status, period) for status in _STANDINGS}
@@ -22239,7 +22222,7 @@ that do not comply. The audit trail holds everything that was recorded for one t
             **_TRAIL_TOTALS,
             nonCompliantTrailList=array_of(
                 object_schema(
-                    **{name: describe_member(column) for name, column in _SUMMARY.items()}
+                    **{name: describe_member(column) for name, (_, column) in _SUMMARY.items()}
                 )
             ),
         ),
@@ -24023,14 +24006,10 @@ more than ten minutes before.
     def list_ledger_entries(self, context):
         """Page through the chain, oldest first."""
         page, size = context.query.get("page") or 0, context.query.get("size") or 20
-        chain = ChainWalk()
-        total, first = len(chain), page * size + 1
+        chain, first = ChainWalk(), page * size + 1
         return {
             "entries": [ledger_row(proof) for proof in chain.span(first, first + size - 1)],
-            "page": page,
-            "size": size,
-            "totalElements": total,
-            "totalPages": -(-total // size),
+            **page_numbers(page, size, len(chain), ELEMENT_NUMBERS),
         }
 
     @route(
