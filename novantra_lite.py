@@ -21767,7 +21767,7 @@ class VaultRequests:
             ignore_exceptions=True,
         )
 
-    def ask(self, call: Callable, *arguments: Any, **options: Any) -> JsonNode:
+    def call(self, call: Callable, *arguments: Any, **options: Any) -> JsonNode:
         """Return the result of a call of the client, an empty document if Vault has none."""
         by_role = self.settings.vault_auth_method == "APPROLE"
         if by_role and not self.client.token:
@@ -21849,7 +21849,7 @@ class _HashicorpVault(EvidenceStore):
     def close(self):
         self.requests.close()
 
-    def ask(self, call: Callable, path: str, *arguments: Any, **options: Any) -> JsonNode:
+    def call(self, call: Callable, path: str, *arguments: Any, **options: Any) -> JsonNode:
         """Return the result of a call about a path, an empty document if Vault has none."""
         options["mount_point"] = self.mount
         return self.requests.call(call, path, *arguments, **options)
