@@ -147,10 +147,20 @@ class Problem(Exception):
         return "; ".join(f"{'.'.join(map(str, i['path']))}: {i['message']}" for i in self.issues)
 
 
+def field_error(path: Sequence, message: str) -> dict:
+    """Return one entry of a problem's `issues`: the path of a member, and what was expected."""
+    return {"path": list(path), "message": message}
+
+
 class Invalid(Problem):
     """The request does not match the operation's schema."""
 
     status, code, sentence = 400, "validation", "Request failed validation."
+
+    @classmethod
+    def of_member(cls, member: str, message: str) -> Invalid:
+        """Return the problem of one member."""
+        return cls(issues=[field_error([member], message)])
 
 
 class InvalidRequest(Invalid):
@@ -815,11 +825,6 @@ def is_text(value: str) -> bool:
     except UnicodeEncodeError:
         return False
     return "\0" not in value
-
-
-def field_error(path: Sequence, message: str) -> dict:
-    """Return one entry of a problem's `issues`: the path of a member, and what was expected."""
-    return {"path": list(path), "message": message}
 
 
 class Session:
@@ -4287,7 +4292,7 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
                 if part.name != "file":
                     fields[part.name] = _read_field(part)
                 elif upload:
-                    raise Invalid(issues=[field_error(["file"], "Expected one file")])
+                    raise Invalid.of_member("file", "Expected one file")
                 else:
                     name = part.filename or ""
                     media_type = _declared_media_type(part)
@@ -4298,7 +4303,7 @@ def read_upload(stream: SizeLimitedStream, content_type: str, folder: str | None
         except (HTTPError, ValueError):
             raise Invalid("The body is not a multipart form.") from None
         if upload is None:
-            raise Invalid(issues=[field_error(["file"], "Required")])
+            raise Invalid.of_member("file", "Required")
         unless_done.pop_all()
     upload.body_digest = stream.digest.digest()
     upload.fields = {name: text for name, text in fields.items() if text}
@@ -4508,7 +4513,7 @@ class RequestContext:
         for name, value in self.request.params.items():
             value = value[-1] if isinstance(value, list) else value
             if "\0" in value:
-                raise Invalid(issues=[field_error([name], "Expected text without NUL")])
+                raise Invalid.of_member(name, "Expected text without NUL")
             if value or not self.ignores_empty(name):
                 parameters[name] = value
         self.query = self.operation.query.validate(parameters, parse=True)
@@ -4690,7 +4695,7 @@ class Surface:
         """Return whether the request is a dry run."""
         header = request.get_header("X-Dry-Run", default="false").lower()
         if header not in ("true", "false"):
-            raise Invalid(issues=[field_error(["X-Dry-Run"], "Expected true or false")])
+            raise Invalid.of_member("X-Dry-Run", "Expected true or false")
         return header == "true"
 
     def present(self, operation: Operation, result: Any) -> bytes:
@@ -5085,11 +5090,7 @@ class Idempotency:
     def __init__(self, context: RequestContext):
         key = context.request.get_header("Idempotency-Key")
         if not re.fullmatch(r"[\x21-\x7e]{1,255}", key):
-            raise Invalid(
-                issues=[
-                    field_error(["Idempotency-Key"], "Expected 1 to 255 visible ASCII characters")
-                ]
-            )
+            raise Invalid.of_member("Idempotency-Key", "Expected 1 to 255 visible ASCII characters")
         parts = [context.principal.owner, context.request.method, context.request.path, key]
         self.id = hashlib.sha256(to_json(parts).encode()).hexdigest()
         self.fingerprint, self.request_body = context.body_digest().hex(), context.raw
@@ -8258,7 +8259,7 @@ class Authentication(Novantra, tag="Authentication"):
         scopes = (body.get("scope") or "").split() or account.scopes
         if foreign := set(scopes) - set(account.scopes):
             message = f"Not granted to this account: {' '.join(sorted(foreign))}"
-            raise Invalid(issues=[field_error(["scope"], message)])
+            raise Invalid.of_member("scope", message)
         return self.grant(context, account, scopes, at)
 
     def authenticate(self, context, client_id, secret, at) -> ServiceAccount:
@@ -8631,7 +8632,7 @@ class EvidenceClaim(Model):
     def create(cls, **values):
         begin, end = values.get("valid_from"), values.get("valid_until")
         if begin and end and end <= begin:
-            raise Invalid(issues=[field_error(["validUntil"], "Expected a time after validFrom")])
+            raise Invalid.of_member("validUntil", "Expected a time after validFrom")
         claim = super().create(**values)
         emit("evidence.claim.created", {"claim": claim.summary()})
         return claim
@@ -10406,7 +10407,7 @@ def make_key(context: RequestContext, owner_id: str, owner_type: str) -> dict:
     body, keys = context.body, context.workspace.api_keys
     scopes = body.get("scopes", _KEY_SCOPES)
     if not scopes:
-        raise Invalid(issues=[field_error(["scopes"], "Expected at least one scope")])
+        raise Invalid.of_member("scopes", "Expected at least one scope")
     context.principal.require_grantable(scopes)
     key, text = keys.issue(owner_id, owner_type, body["label"], body.get("ttl_days"), scopes)
     return {**key, "plainTextKey": text}
@@ -10417,6 +10418,13 @@ def make_key(context: RequestContext, owner_id: str, owner_type: str) -> dict:
 
 #: Records of a numbered page at most.
 PAGE_SIZE = 10_000
+_ITEM_NUMBERS = ("page", "size", "totalItems", "totalPages")
+ELEMENT_NUMBERS = ("page", "size", "totalElements", "totalPages")
+
+
+def page_numbers(page: int, size: int, total: int, names: Sequence[str]) -> dict[str, int]:
+    """Return the numbers of a page as members of its response."""
+    return dict(zip(names, (page, size, total, -(-total // size)), strict=True))
 
 
 class Paging(Filters):
@@ -10554,13 +10562,7 @@ class _FactstoreSurface(Surface):
         if not paged and number is None and size is None:
             return Response.of_pieces(surround(b"[", listing.pieces(values), b"]"), limit)
         number, size = number or 0, size or 20
-        total = listing.count(values)
-        numbers = {
-            "page": number,
-            "size": size,
-            "totalItems": total,
-            "totalPages": -(-total // size),
-        }
+        numbers = page_numbers(number, size, listing.count(values), _ITEM_NUMBERS)
         tail = b"]," + to_json(numbers)[1:].encode()
         pieces = listing.pieces(values, number * size, size)
         return Response.of_pieces(surround(b'{"items":[', pieces, tail), limit)
@@ -10609,7 +10611,7 @@ class _FactstoreSurface(Surface):
     def paged_schema(self, schema_name: str, always: bool = False) -> dict:
         """The JSON schema of a list that is bare, or paged on request."""
         bare = self.page_schema(Named("", schema_name))
-        numbers = dict.fromkeys(("page", "size", "totalItems", "totalPages"), WHOLE)
+        numbers = dict.fromkeys(_ITEM_NUMBERS, WHOLE)
         page = object_schema(items=bare, **numbers)
         return page if always else {"anyOf": [bare, page]}
 
@@ -10901,7 +10903,7 @@ def read_in_path(field: Member, value: str) -> Any:
     try:
         return field.read(value)
     except ValueError as error:
-        raise Invalid(issues=[field_error([camel(field.name)], str(error))]) from None
+        raise Invalid.of_member(camel(field.name), str(error)) from None
 
 
 def organisation_slug(key: str) -> str:
@@ -11669,7 +11671,7 @@ def read_receiver(config: str) -> str:
     url = JsonNode.parse(config.encode()).text("webhookUrl").strip()
     if not url:
         expected = 'Expected a JSON object as text, with a "webhookUrl" that is not blank'
-        raise Invalid(issues=[field_error(["channelConfig"], expected)])
+        raise Invalid.of_member("channelConfig", expected)
     return url
 
 
@@ -12675,7 +12677,7 @@ def parse_digest(digest: str, member: str = "sha256") -> str:
     try:
         return _ARTIFACT_DIGEST.read(digest)
     except ValueError as error:
-        raise Invalid(issues=[field_error([member], str(error))]) from None
+        raise Invalid.of_member(member, str(error)) from None
 
 
 def first_artifact(digest: str) -> Artifact:
@@ -12876,9 +12878,7 @@ def _load_envelopes(text: str) -> list:
     except Invalid:
         lines = [line for line in text.splitlines() if line.strip()]
     if not 1 < len(lines) <= _ENVELOPES:
-        raise ValueError(
-            f"The signature is not a DSSE envelope, nor 2 to {_ENVELOPES} lines of them."
-        )
+        raise ValueError(f"The signature is no DSSE envelope, nor 2 to {_ENVELOPES} lines of them.")
     try:
         return [read_signed_json(line.encode()) for line in lines]
     except Invalid:
@@ -13109,13 +13109,11 @@ def provenance_verdict(
 
 
 #: The contract's status of each verdict.
-_PROVENANCE_STATUSES = MappingProxyType(
-    {
-        "NONE": "NO_PROVENANCE",
-        **dict.fromkeys(("UNVERIFIED", "FAILED", "SIGNED"), "PROVENANCE_UNVERIFIED"),
-        "VERIFIED": "PROVENANCE_VERIFIED",
-    }
-)
+_PROVENANCE_STATUSES = {
+    "NONE": "NO_PROVENANCE",
+    **dict.fromkeys(("UNVERIFIED", "FAILED", "SIGNED"), "PROVENANCE_UNVERIFIED"),
+    "VERIFIED": "PROVENANCE_VERIFIED",
+}
 
 
 class _PublicKeys(Text):
@@ -13883,11 +13881,9 @@ def threshold_limits(trail: Trail) -> dict[str, int]:
 
 
 #: The limits of a report where the flow has no thresholds.
-NO_FINDINGS = MappingProxyType(dict.fromkeys(SEVERITIES, 0))
+NO_FINDINGS = dict.fromkeys(SEVERITIES, 0)
 #: Those of a scan that a body describes: the defaults of thresholds.
-DEFAULT_LIMITS = MappingProxyType(
-    {name: getattr(SecurityThreshold, f"max_{name}").default for name in SEVERITIES}
-)
+DEFAULT_LIMITS = {name: getattr(SecurityThreshold, f"max_{name}").default for name in SEVERITIES}
 
 
 def is_breached(values: Mapping[str, Any], limits: Mapping[str, int]) -> bool:
@@ -14702,9 +14698,7 @@ _UPLOADING = {
     "limit": "upload_limit",
     "status": 201,
 }
-PROCESSORS = MappingProxyType(
-    {"junit": _process_junit, "sonar": _process_sonar, "jira": _process_jira}
-)
+PROCESSORS = {"junit": _process_junit, "sonar": _process_sonar, "jira": _process_jira}
 #: The types of evidence that are security scans.
 SCAN_EVIDENCE = (
     "security_scan security-scan vulnerability-scan container-scan sast sca dast zap semgrep "
@@ -14713,10 +14707,11 @@ SCAN_EVIDENCE = (
     "dependency_scan secret-scan secret_scan license-scan scan"
 )
 #: The formats of each type: that which the type names, or all.
-SCAN_TYPES = MappingProxyType(
-    dict.fromkeys(SCAN_EVIDENCE.split(), tuple(SCAN_FORMATS))
-    | {"sarif": ("SARIF",), "cyclonedx": ("CycloneDX",), "vex": ("CycloneDX",)}
-)
+SCAN_TYPES = dict.fromkeys(SCAN_EVIDENCE.split(), tuple(SCAN_FORMATS)) | {
+    "sarif": ("SARIF",),
+    "cyclonedx": ("CycloneDX",),
+    "vex": ("CycloneDX",),
+}
 #: The types that are named after a tool and accept only its reports.
 _TYPE_TOOL = re.compile("codeql|dependency-check|grype|semgrep|snyk|trivy|zap")
 
@@ -14746,9 +14741,7 @@ class EvidenceUploads(Factstore, model=EvidenceFile, tag="Attestations"):
         attestation = find_on_trail(Attestation, trail, key)
         type = attestation.type.strip().lower()
         if context.body.get("minimum_tests") and type != "junit":
-            raise Invalid(
-                issues=[field_error(["minimumTests"], "Only a report of type junit has tests")]
-            )
+            raise Invalid.of_member("minimumTests", "Only a report of type junit has tests")
         try:
             if type in SCAN_TYPES:
                 limits, settings = threshold_limits(attestation.trail), context.settings
@@ -15486,8 +15479,8 @@ class _AzureDevOps(_SourceHost):
         return summary | {"mergedAt": summary["mergedAt"] if is_completed else None, "url": url}
 
 
-_SOURCE_HOSTS: Mapping[str, type[_SourceHost]] = MappingProxyType(
-    dict(zip(PROVIDERS.split(), (_GitHub, _GitLab, _Bitbucket, _AzureDevOps), strict=True))
+_SOURCE_HOSTS = dict(
+    zip(PROVIDERS.split(), (_GitHub, _GitLab, _Bitbucket, _AzureDevOps), strict=True)
 )
 
 
@@ -15581,7 +15574,7 @@ def _read_repository(body: Mapping[str, Any], host_class: type[_SourceHost]) -> 
     # Percent-encoding does not change dots.
     if not least <= len(names) <= most or any(not part.strip(" .") for part in names):
         form = "organisation/project/repository" if least == 3 else "owner/name"
-        raise Invalid(issues=[field_error(["repository"], f"Expected {form}")])
+        raise Invalid.of_member("repository", f"Expected {form}")
     return names
 
 
@@ -15589,9 +15582,9 @@ def _read_commit(body: Mapping[str, Any]) -> str | None:
     """Return the commit to look up, None if the body has a pull request's number instead."""
     commit = body.get("commit_sha") or None
     if commit is None and not body.get("pr_number"):
-        raise Invalid(issues=[field_error(["commitSha"], "Required, unless prNumber is given")])
+        raise Invalid.of_member("commitSha", "Required, unless prNumber is given")
     if commit is not None and not commit.strip(" ."):
-        raise Invalid(issues=[field_error(["commitSha"], "Expected the hash of a commit")])
+        raise Invalid.of_member("commitSha", "Expected the hash of a commit")
     return commit
 
 
@@ -16550,7 +16543,7 @@ class EnvironmentSnapshots(
         try:
             number = column.read(column.parse(index))
         except ValueError as error:
-            raise Invalid(issues=[field_error(["index"], str(error))]) from None
+            raise Invalid.of_member("index", str(error)) from None
         return _newest_of(EnvironmentSnapshot.select().where(column == number), key)
 
     @route(
@@ -16668,9 +16661,7 @@ class AllowlistEntry(Model):
         # An empty text names nothing, and as a pattern it would match everything.
         named = {name: values.get(name) or None for name in ("sha256", "name_pattern")}
         if not any(named.values()):
-            raise Invalid(
-                issues=[field_error(["sha256"], "Expected a digest here or a namePattern")]
-            )
+            raise Invalid.of_member("sha256", "Expected a digest here or a namePattern")
         return super().create(**values | named)
 
 
@@ -18184,7 +18175,7 @@ MODULE = "policy.rego"
 
 def _refused_file(why: str) -> Invalid:
     """Return the problem of an invalid file."""
-    return Invalid(issues=[field_error(["file"], why)])
+    return Invalid.of_member("file", why)
 
 
 def unpack(upload: Upload) -> dict[str, str]:
@@ -19521,7 +19512,7 @@ def read_issuer(url: str, settings: Settings) -> str:
         if "?" in url or "#" in url:
             raise Invalid("The URL must end with its path.")
     except Invalid as problem:
-        raise Invalid(issues=[field_error(["issuerUrl"], str(problem))]) from None
+        raise Invalid.of_member("issuerUrl", str(problem)) from None
     return url
 
 
@@ -19880,7 +19871,7 @@ secret again.
         if is_moved and existing.client_secret and "client_secret" not in body:
             # Else a user who may change the issuer could send the secret to another server.
             message = "Required, since the issuer or the client changes; null for a client without"
-            raise Invalid(issues=[field_error(["clientSecret"], message)])
+            raise Invalid.of_member("clientSecret", message)
         config = super().update(context, key)
         context.principal.require_grantable(config.scopes())
         return config
@@ -20580,7 +20571,7 @@ class SecurityScan(Model):
 def record_scan(
     trail: Trail,
     values: Mapping[str, Any],
-    default: Mapping[str, int] = MappingProxyType({}),
+    default: Mapping[str, int] | None = None,
     failure: str = "",
 ) -> SecurityScan:
     """Record a scan, and an attestation of its result with the current thresholds.
@@ -20589,7 +20580,7 @@ def record_scan(
     `default` are the limits if the flow has none; without them the scan breaches nothing, but
     passes only within DEFAULT_LIMITS. `failure` is another reason why it does not pass.
     """
-    limits = threshold_limits(trail) or dict(default)
+    limits = threshold_limits(trail) or default or {}
     values = dict.fromkeys(SEVERITY_COLUMNS.values(), 0) | values
     if not failure and not limits and is_breached(values, DEFAULT_LIMITS):
         words = ", ".join(f"{DEFAULT_LIMITS[name]} {name}" for name in SEVERITIES[:3])
@@ -20684,14 +20675,10 @@ The metrics count a scan as its attestation.
         attestation = Attestation.find(key)
         is_other = attestation.status == "PASSED" and values.get("passed") is False
         if attestation.trail_id != trail.id or is_other:
-            message = (
-                "Expected the attestation of this scan on its trail; leave it out for a new one"
-            )
-            raise Invalid(issues=[field_error(["attestationId"], message)])
-        limits, verdict = (
-            threshold_limits(trail),
-            "FAILED" if attestation.status == "FAILED" else None,
-        )
+            message = "Expected the attestation of this scan on its trail, or none for a new one"
+            raise Invalid.of_member("attestationId", message)
+        limits = threshold_limits(trail)
+        verdict = "FAILED" if attestation.status == "FAILED" else None
         return SecurityScan.create(
             trail=trail.id, attestation=key, thresholds=limits, verdict=verdict, **values
         )
@@ -21193,58 +21180,58 @@ REPORT_CSP = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
-#: The text and the CSS class of each status of a control.
-_SHOWN = {
+#: The label and the CSS class of each status of a control.
+_STATUS_STYLES = {
     "SATISFIED": ("satisfied", "full"),
     "PARTIAL": ("partly satisfied", "half"),
     "NOT_SATISFIED": ("not satisfied", "none"),
 }
-_VERDICTS = {"COMPLIANT": "good", "PARTIAL": "", "NON_COMPLIANT": "bad"}
+_RESULT_STYLES = {"COMPLIANT": "good", "PARTIAL": "", "NON_COMPLIANT": "bad"}
 
 
-def _draw_bar(counts: Mapping[str, int]) -> str:
-    """A bar as SVG, with a stretch for each status, as long as its share."""
-    total, start, stretches = sum(counts.values()), 0.0, ""
-    for status, (_, look) in _SHOWN.items():
-        if count := counts.get(status, 0):
-            length = 100 * count / total
-            stretches += (
-                f'<rect class="{look}" x="{start:.3f}" y="0" width="{length:.3f}" height="8"/>'
+def _render_bar(counts: Counter[str]) -> str:
+    """Render an SVG bar with a segment for each status, in proportion to its count."""
+    total, start, segments = counts.total(), 0.0, ""
+    for status, (_, style) in _STATUS_STYLES.items():
+        if counts[status]:
+            width = 100 * counts[status] / total
+            segments += (
+                f'<rect class="{style}" x="{start:.3f}" y="0" width="{width:.3f}" height="8"/>'
             )
-            start += length
-    label = ", ".join(f"{counts.get(status, 0)} {word}" for status, (word, _) in _SHOWN.items())
+            start += width
+    label = ", ".join(f"{counts[status]} {word}" for status, (word, _) in _STATUS_STYLES.items())
     return (
         f'<svg class="bar" viewBox="-.2 -.5 100.4 9" preserveAspectRatio="none" role="img" '
         f'aria-label="{label if total else "not assessed yet"}">'
-        f'<rect class="rest" x="0" y="0" width="100" height="8"/>{stretches}</svg>'
+        f'<rect class="rest" x="0" y="0" width="100" height="8"/>{segments}</svg>'
     )
 
 
-def _draw_coverage(counts: Mapping[str, int]) -> str:
-    """The chart of all controls together, with its key."""
-    total = sum(counts.values())
-    keys = "".join(
-        f'<span><svg class="key" viewBox="0 0 12 12" aria-hidden="true">'
-        f'<rect class="{look}" x="1" y="1" width="10" height="10"/></svg>'
-        f"{counts.get(status, 0)} {word}"
-        f"{f' ({100 * counts.get(status, 0) / total:.0f} %)' if total else ''}</span>"
-        for status, (word, look) in _SHOWN.items()
-    )
-    return f"<figure>{_draw_bar(counts)}<figcaption>{keys}</figcaption></figure>"
+def _render_coverage(counts: Counter[str]) -> str:
+    """Render the chart of all controls together, with its key."""
+    keys, total = "", counts.total()
+    for status, (word, style) in _STATUS_STYLES.items():
+        share = f" ({100 * counts[status] / total:.0f} %)" if total else ""
+        keys += (
+            f'<span><svg class="key" viewBox="0 0 12 12" aria-hidden="true">'
+            f'<rect class="{style}" x="1" y="1" width="10" height="10"/></svg>'
+            f"{counts[status]} {word}{share}</span>"
+        )
+    return f"<figure>{_render_bar(counts)}<figcaption>{keys}</figcaption></figure>"
 
 
-def _print_control(control: dict, counts: Mapping[str, int]) -> str:
-    """Render a row of a control: its evidence, and the number of trails that comply."""
+def _render_control(control: dict, counts: Counter[str]) -> str:
+    """Render a row of a control: its evidence types, and the number of trails by status."""
     types = ", ".join(map(escape, control["requiredEvidenceTypes"])) or "nothing"
-    numbers = "".join(f'<td class="number">{counts.get(status, 0)}</td>' for status in _SHOWN)
+    numbers = "".join(f'<td class="number">{counts[status]}</td>' for status in _STATUS_STYLES)
     return (
         f'<tr><th scope="row">{escape(control["controlId"])}</th>'
-        f'<td>{escape(control["title"])}<br><span class="muted">asks for {types}</span></td>'
-        f'{numbers}<td class="share">{_draw_bar(counts)}</td></tr>'
+        f'<td>{escape(control["title"])}<br><span class="muted">requires {types}</span></td>'
+        f'{numbers}<td class="share">{_render_bar(counts)}</td></tr>'
     )
 
 
-def _print_assessment(assessment: dict) -> str:
+def _render_assessment(assessment: dict) -> str:
     """Render a row of an assessment: its trail, results and missing evidence."""
     results, status = assessment["controlResults"], assessment["overallStatus"]
     satisfied = sum(result["status"] == "SATISFIED" for result in results)
@@ -21254,26 +21241,25 @@ def _print_assessment(assessment: dict) -> str:
         if result["missingEvidence"]
     )
     return (
-        f"<tr><td>{_print_moment(assessment['assessedAt'])}</td>"
+        f"<tr><td>{_render_time(assessment['assessedAt'])}</td>"
         f"<td><code>{escape(assessment['trailId'])}</code></td>"
         f"<td>{escape(assessment['orgSlug'] or '')}</td>"
-        f'<td class="{_VERDICTS[status]}">{status.lower().replace("_", "-")}</td>'
+        f'<td class="{_RESULT_STYLES[status]}">{status.lower().replace("_", "-")}</td>'
         f'<td class="number">{satisfied} of {len(results)}</td>'
         f"<td>{f'<ul>{missing}</ul>' if missing else 'nothing'}</td></tr>"
     )
 
 
-def _print_moment(text: str) -> str:
-    """A timestamp as people read it."""
-    return f'<time datetime="{text}">{text[:10]} {text[11:19]} UTC</time>'
+def _render_time(timestamp: str) -> str:
+    return f'<time datetime="{timestamp}">{timestamp[:10]} {timestamp[11:19]} UTC</time>'
 
 
-def _print_table(label: str, heads: Mapping[str, str], rows: Iterable[str]) -> str:
-    """A table under its heads, each of them with the class of its column."""
-    columns = "".join(f'<th scope="col" class="{look}">{head}</th>' for head, look in heads.items())
+def _render_table(label: str, heads: Mapping[str, str], rows: Iterable[str]) -> str:
+    """Render a table; `heads` has the CSS class of each column."""
+    columns = (f'<th scope="col" class="{style}">{head}</th>' for head, style in heads.items())
     return (
-        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table>'
-        f"<thead><tr>{columns}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'<div class="scroll" role="region" aria-label="{label}" tabindex="0"><table><thead>'
+        f"<tr>{''.join(columns)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -21296,28 +21282,26 @@ def regulatory_page(framework: dict, assessments: Sequence[dict], generated_at: 
     """
     newest = {assessment["trailId"]: assessment for assessment in assessments}.values()
     counts = _count_statuses(framework, newest)
-    controls = _print_table(
-        "Coverage by control",
-        {"Control": "", "Required evidence": ""}
-        | {"Satisfied": "number", "Partly": "number", "Not": "number", "Share": "share"},
-        map(_print_control, framework["controls"], counts),
-    )
-    heads = ("Assessed at", "Trail", "Organisation", "Result", "Satisfied", "Missing evidence")
-    looks = {head: "number" if head == "Satisfied" else "" for head in heads}
-    rows = map(_print_assessment, assessments)
-    history = _print_table("Assessments", looks, rows) if assessments else "<p>None so far.</p>"
+    heads = {"Control": "", "Required evidence": "", "Satisfied": "number", "Partly": "number"}
+    heads |= {"Not": "number", "Share": "share"}
+    rows = map(_render_control, framework["controls"], counts)
+    controls = _render_table("Coverage by control", heads, rows)
+    heads = dict.fromkeys(("Assessed at", "Trail", "Organisation", "Result"), "")
+    heads |= {"Satisfied": "number", "Missing evidence": ""}
+    rows = map(_render_assessment, assessments)
+    history = _render_table("Assessments", heads, rows) if assessments else "<p>None yet.</p>"
     name, version = escape(framework["name"]), escape(framework["version"])
     body = f"""<main>
 <p class="muted">Regulatory report</p><h1><bdi>{name}</bdi></h1>
 <p>{escape(framework["description"] or "")}</p><dl>
 <div><dt>Version</dt><dd>{version}</dd></div>
-<div><dt>Generated</dt><dd>{_print_moment(generated_at)}</dd></div>
+<div><dt>Generated</dt><dd>{_render_time(generated_at)}</dd></div>
 <div><dt>Trails</dt><dd>{len(newest)}</dd></div>
 <div><dt>Assessments</dt><dd>{len(assessments)}</dd></div>
 <div><dt>Framework</dt><dd><code>{framework["id"]}</code></dd></div></dl>
-<h2>Coverage</h2><p class="muted">Every control, held against the newest assessment of each
-trail.</p>{_draw_coverage(sum(counts, Counter()))}
-{controls}<h2>Assessments</h2><p class="muted">All that are stored, oldest first.</p>
+<h2>Coverage</h2><p class="muted">Every control in the newest assessment of each
+trail.</p>{_render_coverage(sum(counts, Counter()))}
+{controls}<h2>Assessments</h2><p class="muted">All assessments, oldest first.</p>
 {history}</main>"""
     return html_page(f"{name} {version}: regulatory report", REPORT_STYLE, body)
 
@@ -21345,8 +21329,7 @@ class RegulatoryReports(Factstore, tag="Compliance"):
         framework = json.loads(context.workspace.json_of(RegulatoryFramework, key))
         assessments = b"".join(_FRAMEWORK_ASSESSMENTS.pieces({"framework": key}))
         headers, generated_at = {"Vary": "Accept, Origin"}, now_exactly()
-        kinds = ("application/json", "text/html")
-        if context.request.client_prefers(kinds) == "text/html":
+        if context.request.client_prefers(("application/json", "text/html")) == "text/html":
             page = regulatory_page(framework, json.loads(b"[%b]" % assessments), generated_at)
             headers |= {
                 "Content-Type": "text/html; charset=utf-8",
@@ -21359,8 +21342,8 @@ class RegulatoryReports(Factstore, tag="Compliance"):
             "frameworkVersion": framework["version"],
             "generatedAt": generated_at,
         }
-        text = to_json(report)[1:].encode()
-        return Response(200, b'{"assessments":[%b],%b' % (assessments, text), headers)
+        report = join_members({"assessments": b"[%b]" % assessments, **report})
+        return Response(200, report, headers)
 
 
 # --- Evidence documents -------------------------------------------------------
@@ -21949,9 +21932,6 @@ def _audit_page(
     return total, text or b""
 
 
-_AUDIT_NUMBERS = ("page", "size", "totalElements", "totalPages")
-
-
 class Audit(
     Factstore,
     path="/api/v1/audit",
@@ -21976,7 +21956,7 @@ class Audit(
         ),
         answer=object_schema(
             events=FACTSTORE.array_schema("AuditEventResponse"),
-            **dict.fromkeys(_AUDIT_NUMBERS, WHOLE),
+            **dict.fromkeys(ELEMENT_NUMBERS, WHOLE),
         ),
     )
     def list_audit_events(self, context):
@@ -21989,15 +21969,13 @@ class Audit(
             names = query.keys() & {*_AUDIT_COLUMNS, *_AUDIT_PERIOD}
             filters = {name: query[name] for name in names}
             total, text = _audit_page(filters, number * size, size, query.get("sort_desc", True))
-        numbers = (number, size, total, -(-total // size))
-        numbers = to_json(dict(zip(_AUDIT_NUMBERS, numbers, strict=True)))
-        return Response(200, b'{"events":[%b],%b' % (text, numbers[1:].encode()))
+        numbers = page_numbers(number, size, total, ELEMENT_NUMBERS)
+        return join_members({"events": b"[%b]" % text, **numbers})
 
 
 # --- Search -------------------------------------------------------------------
-# A record matches if it contains the whole text, in any case. Records with exactly this name come
-# first, then those whose name begins with it, then all others; among
-# equals the newest is first.
+# A record matches if it contains the whole text, in any letter case. Records with exactly this name
+# come first, then those whose name begins with it, then all others; among equals the newest first.
 
 
 class _SearchedText(Text):
@@ -22007,16 +21985,16 @@ class _SearchedText(Text):
     may_be_empty = True
 
 
-class _SearchedKind(Text):
-    """The kind of records that a search is limited to, in either letter case."""
+class _SearchedType(Text):
+    """The type of records that a search is limited to, in either letter case."""
 
     def describe(self):
-        return {"type": "string", "enum": list(searched_kinds())}
+        return {"type": "string", "enum": list(searched_types())}
 
 
 @functools.cache
-def searched_kinds() -> dict[str, tuple[type[Model], str]]:
-    """The kinds of records that are searched: the model of each, and the scope that reads it."""
+def searched_types() -> dict[str, tuple[type[Model], str]]:
+    """Return the types of records in the search index: their models, and the scopes to read."""
     scopes = {resource.model: f"{resource.scope}:read" for resource in RESOURCES if resource.model}
     models = sorted(searched_models().values(), key=lambda model: model.searched.number)
     return {model.searched.type: (model, scopes[model]) for model in models}
@@ -22036,12 +22014,12 @@ def _find_records(text: str, models: Sequence[type[Model]], limit: int) -> tuple
         numbers = [rowid for rowid in best if rowid // PLACES == model.searched.number]
         rows = _matched_rows(model, numbers) if numbers else ()
         matches |= {row["number"]: _search_result(model, row) for row in rows}
-    # One that was deleted meanwhile is left out.
+    # Records deleted since are missing in `matches`.
     return [matches[rowid] for rowid in best if rowid in matches], min(len(ranks), MATCHES)
 
 
 def _matched_rows(model: type[Model], numbers: Sequence[int]) -> Iterable[dict]:
-    """The columns that a search result needs, of the records with these numbers in the index."""
+    """Select the columns of a search result, for the records with these numbers in the index."""
     searched = model.searched
     names = {*re.findall(r"{(\w+)", searched.title + searched.description)}
     names |= {"id", *searched.details.split()}
@@ -22083,13 +22061,13 @@ _SEARCH_RESPONSE = object_schema(
 
 
 class Search(Factstore, tag="Search"):
-    """The texts of all records that the file does not encrypt."""
+    """Search in the unencrypted texts of all records."""
 
     @route(
         "GET /api/v1/search",
         query=Filters(
             q=_SearchedText(1000),
-            type=_SearchedKind(),
+            type=_SearchedType(),
             limit=Integer(1, 1000, default=100),
             required="q",
         ),
@@ -22104,13 +22082,12 @@ class Search(Factstore, tag="Search"):
         response = {"results": [], "total": 0, "query": text, "type": type}
         if not text:
             return response
-        if type and type.lower() not in searched_kinds():
-            raise Invalid(
-                issues=[field_error(["type"], f"Expected one of: {', '.join(searched_kinds())}")]
-            )
+        types = searched_types()
+        if type and type.lower() not in types:
+            raise Invalid.of_member("type", f"Expected one of: {', '.join(types)}")
         readable = [
             model
-            for name, (model, scope) in searched_kinds().items()
+            for name, (model, scope) in types.items()
             if scope in context.principal.scopes and (not type or name == type.lower())
         ]
         results, total = _find_records(text, readable, context.query.get("limit", 100))
@@ -22141,17 +22118,7 @@ def trail_totals(counted: Mapping[str, int]) -> dict[str, int | float]:
 
 
 #: The members of a non-compliant trail in a report.
-_SUMMARY = {
-    camel(column.column_name): column
-    for column in (
-        Trail.id,
-        Trail.git_commit_sha,
-        Trail.git_branch,
-        Trail.git_author,
-        Trail.status,
-        Trail.created_at,
-    )
-}
+_SUMMARY = Schema.of(Trail, "id git_commit_sha git_branch git_author status created_at").members
 
 
 def _begun_sql(one_flow: bool, status: str, period: str) -> str:
@@ -22170,7 +22137,7 @@ def _report_sql(one_flow: bool) -> str:
     of one snapshot.
     """
     numbers = ", ".join(
-        f"""'{name}', t1."{column.column_name}\"""" for name, column in _SUMMARY.items()
+        f"""'{name}', t1."{column.column_name}\"""" for name, (_, column) in _SUMMARY.items()
     )
     period = "ifnull(?2, '') AND ifnull(?3, '~')"
     begun = {status: _begun_sql(one_flow, status, period) for status in _STANDINGS}
@@ -22198,7 +22165,7 @@ that do not comply. The audit trail holds everything that was recorded for one t
             **_TRAIL_TOTALS,
             nonCompliantTrailList=array_of(
                 object_schema(
-                    **{name: describe_member(column) for name, column in _SUMMARY.items()}
+                    **{name: describe_member(column) for name, (_, column) in _SUMMARY.items()}
                 )
             ),
         ),
@@ -23973,14 +23940,10 @@ more than ten minutes before.
     def list_ledger_entries(self, context):
         """Page through the chain, oldest first."""
         page, size = context.query.get("page") or 0, context.query.get("size") or 20
-        chain = ChainWalk()
-        total, first = len(chain), page * size + 1
+        chain, first = ChainWalk(), page * size + 1
         return {
             "entries": [ledger_row(proof) for proof in chain.span(first, first + size - 1)],
-            "page": page,
-            "size": size,
-            "totalElements": total,
-            "totalPages": -(-total // size),
+            **page_numbers(page, size, len(chain), ELEMENT_NUMBERS),
         }
 
     @route(
@@ -24851,9 +24814,8 @@ def _oscal_time(metadata: JsonNode) -> str:
         timestamp = datetime.fromisoformat(text)
         timestamp = timestamp.replace(tzinfo=timestamp.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise metadata.error(
-            "Expected “published” or “last-modified” to be an ISO 8601 time."
-        ) from None
+        message = "Expected “published” or “last-modified” to be an ISO 8601 time."
+        raise metadata.error(message) from None
     return timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

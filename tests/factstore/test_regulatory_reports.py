@@ -189,7 +189,7 @@ def test_the_page_tells_the_numbers_of_the_chart_and_every_assessment(factstore,
     result = texts(read_page(factstore).body.decode())
 
     assert "1 satisfied (12 %) 2 partly satisfied (25 %) 5 not satisfied (62 %)" in result
-    assert "GDPR-35 Data protection impact assessment asks for DPIA_ATTESTATION 1 0 1" in result
+    assert "GDPR-35 Data protection impact assessment requires DPIA_ATTESTATION 1 0 1" in result
     assert "Trails 2 Assessments 3" in result and "Generated 2026-06-01 12:01:00 UTC" in result
     rows = result.partition("Missing evidence ")[2]
     assert [rows.index(assessment["trailId"]) for assessment in assessed[:2]] == sorted(
@@ -208,7 +208,7 @@ def test_a_framework_that_nobody_assessed_has_a_page_too(factstore):
     assert [own["aria-label"] for own in outline.found("svg", role="img")] == [
         "not assessed yet"
     ] * 5
-    assert "None so far." in texts(page)
+    assert "None yet." in texts(page)
 
 
 def test_a_control_that_was_added_later_is_not_assessed_yet(factstore, assessed):

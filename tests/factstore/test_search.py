@@ -21,7 +21,7 @@ from novantra_lite import (
     Organisation,
     Policy,
     Trail,
-    searched_kinds,
+    searched_types,
 )
 
 NOON = "2026-06-01T12:00:00.000000Z"
@@ -125,7 +125,7 @@ def test_every_kind_that_is_asked_for_is_found(lite, everything):
 
     expected = {
         record_type: search(everything, "a", type=record_type)["results"]
-        for record_type in searched_kinds()
+        for record_type in searched_types()
     }
 
     assert [record_type for record_type, results in expected.items() if not results] == []
@@ -305,7 +305,7 @@ def test_one_scope_reads_each_kind():
         if resource.model and resource.model.searched:
             scopes.setdefault(resource.model.searched.type, set()).add(f"{resource.scope}:read")
 
-    assert scopes == {record_type: {scope} for record_type, (_, scope) in searched_kinds().items()}
+    assert scopes == {record_type: {scope} for record_type, (_, scope) in searched_types().items()}
 
 
 def test_what_is_encrypted_is_neither_found_nor_told(lite, everything):
@@ -319,7 +319,7 @@ def test_what_is_encrypted_is_neither_found_nor_told(lite, everything):
 
 
 def test_nothing_that_is_searched_or_told_is_encrypted_or_hidden():
-    for model, _ in searched_kinds().values():
+    for model, _ in searched_types().values():
         searched = model.searched
         named = f"{searched.names} {searched.text} {searched.details}".split()
         named += re.findall(r"{(\w+)", searched.title + searched.description)
