@@ -4833,13 +4833,11 @@ class Operation:
 
     @property
     def summary(self) -> str:
-        """The first sentence of the handler's docstring."""
-        return (
-            inspect.getdoc(self.handler)
-            .split("\n\n")[0]
-            .replace("\n", " ")
-            .format(resource=self.resource)
-        )
+        """The first paragraph of the handler's docstring."""
+        text = inspect.getdoc(self.handler).split("\n\n")[0].replace("\n", " ")
+        nouns = {"noun": self.resource.noun, "plural": self.resource.plural}
+        # camelCase in words
+        return text.format(**{k: re.sub("(?=[A-Z])", " ", v).lower() for k, v in nouns.items()})
 
     @property
     def description(self) -> str:
@@ -4981,16 +4979,6 @@ class Resource:
         own = self.model._meta.fields.get(name, column)
         return lambda value: own == value
 
-    @property
-    def noun_words(self) -> str:
-        """The noun in words."""
-        return re.sub(r"(?=[A-Z])", " ", self.noun).lower()
-
-    @property
-    def plural_words(self) -> str:
-        """The plural in words."""
-        return re.sub(r"(?=[A-Z])", " ", self.plural).lower()
-
     def prepare_body(self, context: RequestContext, data: Any) -> Any:
         """Prepare a parsed body for validation."""
         return data
@@ -5014,25 +5002,25 @@ class Resource:
         return self.model.find(key)
 
     def list(self, context):
-        """List {resource.plural_words}."""
+        """List {plural}."""
         return self.surface.list_page(context, self.listing)
 
     def create(self, context):
-        """Create one {resource.noun_words}."""
+        """Create one {noun}."""
         return self.model.create(**context.body)
 
     def retrieve(self, context, key):
-        """Get one {resource.noun_words}."""
+        """Get one {noun}."""
         return context.workspace.json_of(self.model, key, self.without)
 
     def update(self, context, key):
-        """Change selected members of one {resource.noun_words}."""
+        """Change selected members of one {noun}."""
         record = self.find(key)
         record.change(**context.body)
         return record
 
     def delete(self, context, key):
-        """Delete one {resource.noun_words}."""
+        """Delete one {noun}."""
         record = self.find(key)
         deleted = context.workspace.json_of(self.model, record._pk)
         record.remove()
