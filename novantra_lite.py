@@ -12854,9 +12854,7 @@ def _load_envelopes(text: str) -> list:
     except Invalid:
         lines = [line for line in text.splitlines() if line.strip()]
     if not 1 < len(lines) <= _ENVELOPES:
-        raise ValueError(
-            f"The signature is not a DSSE envelope, nor 2 to {_ENVELOPES} lines of them."
-        )
+        raise ValueError(f"The signature is no DSSE envelope, nor 2 to {_ENVELOPES} lines of them.")
     try:
         return [read_signed_json(line.encode()) for line in lines]
     except Invalid:
@@ -13087,13 +13085,11 @@ def provenance_verdict(
 
 
 #: The contract's status of each verdict.
-_PROVENANCE_STATUSES = MappingProxyType(
-    {
-        "NONE": "NO_PROVENANCE",
-        **dict.fromkeys(("UNVERIFIED", "FAILED", "SIGNED"), "PROVENANCE_UNVERIFIED"),
-        "VERIFIED": "PROVENANCE_VERIFIED",
-    }
-)
+_PROVENANCE_STATUSES = {
+    "NONE": "NO_PROVENANCE",
+    **dict.fromkeys(("UNVERIFIED", "FAILED", "SIGNED"), "PROVENANCE_UNVERIFIED"),
+    "VERIFIED": "PROVENANCE_VERIFIED",
+}
 
 
 class _PublicKeys(Text):
@@ -13901,11 +13897,9 @@ def threshold_limits(trail: Trail) -> dict[str, int]:
 
 
 #: The limits of a report where the flow has no thresholds.
-NO_FINDINGS = MappingProxyType(dict.fromkeys(SEVERITIES, 0))
+NO_FINDINGS = dict.fromkeys(SEVERITIES, 0)
 #: Those of a scan that a body describes: the defaults of thresholds.
-DEFAULT_LIMITS = MappingProxyType(
-    {name: getattr(SecurityThreshold, f"max_{name}").default for name in SEVERITIES}
-)
+DEFAULT_LIMITS = {name: getattr(SecurityThreshold, f"max_{name}").default for name in SEVERITIES}
 
 
 def is_breached(values: Mapping[str, Any], limits: Mapping[str, int]) -> bool:
@@ -14720,9 +14714,7 @@ _UPLOADING = {
     "limit": "upload_limit",
     "status": 201,
 }
-PROCESSORS = MappingProxyType(
-    {"junit": _process_junit, "sonar": _process_sonar, "jira": _process_jira}
-)
+PROCESSORS = {"junit": _process_junit, "sonar": _process_sonar, "jira": _process_jira}
 #: The types of evidence that are security scans.
 SCAN_EVIDENCE = (
     "security_scan security-scan vulnerability-scan container-scan sast sca dast zap semgrep "
@@ -14731,10 +14723,11 @@ SCAN_EVIDENCE = (
     "dependency_scan secret-scan secret_scan license-scan scan"
 )
 #: The formats of each type: that which the type names, or all.
-SCAN_TYPES = MappingProxyType(
-    dict.fromkeys(SCAN_EVIDENCE.split(), tuple(SCAN_FORMATS))
-    | {"sarif": ("SARIF",), "cyclonedx": ("CycloneDX",), "vex": ("CycloneDX",)}
-)
+SCAN_TYPES = dict.fromkeys(SCAN_EVIDENCE.split(), tuple(SCAN_FORMATS)) | {
+    "sarif": ("SARIF",),
+    "cyclonedx": ("CycloneDX",),
+    "vex": ("CycloneDX",),
+}
 #: The types that are named after a tool and accept only its reports.
 _TYPE_TOOL = re.compile("codeql|dependency-check|grype|semgrep|snyk|trivy|zap")
 
@@ -15507,8 +15500,8 @@ class _AzureDevOps(_SourceHost):
         return summary | {"mergedAt": summary["mergedAt"] if is_completed else None, "url": url}
 
 
-_SOURCE_HOSTS: Mapping[str, type[_SourceHost]] = MappingProxyType(
-    dict(zip(PROVIDERS.split(), (_GitHub, _GitLab, _Bitbucket, _AzureDevOps), strict=True))
+_SOURCE_HOSTS = dict(
+    zip(PROVIDERS.split(), (_GitHub, _GitLab, _Bitbucket, _AzureDevOps), strict=True)
 )
 
 
@@ -20630,7 +20623,7 @@ class SecurityScan(Model):
 def record_scan(
     trail: Trail,
     values: Mapping[str, Any],
-    default: Mapping[str, int] = MappingProxyType({}),
+    default: Mapping[str, int] | None = None,
     failure: str = "",
 ) -> SecurityScan:
     """Record a scan, and an attestation of its result with the current thresholds.
@@ -20639,7 +20632,7 @@ def record_scan(
     `default` are the limits if the flow has none; without them the scan breaches nothing, but
     passes only within DEFAULT_LIMITS. `failure` is another reason why it does not pass.
     """
-    limits = threshold_limits(trail) or dict(default)
+    limits = threshold_limits(trail) or default or {}
     values = dict.fromkeys(SEVERITY_COLUMNS.values(), 0) | values
     if not failure and not limits and is_breached(values, DEFAULT_LIMITS):
         words = ", ".join(f"{DEFAULT_LIMITS[name]} {name}" for name in SEVERITIES[:3])
@@ -20735,14 +20728,10 @@ The metrics count a scan as its attestation.
         attestation = Attestation.find(key)
         is_other = attestation.status == "PASSED" and values.get("passed") is False
         if attestation.trail_id != trail.id or is_other:
-            message = (
-                "Expected the attestation of this scan on its trail; leave it out for a new one"
-            )
+            message = "Expected the attestation of this scan on its trail, or none for a new one"
             raise Invalid.of_member("attestationId", message)
-        limits, verdict = (
-            threshold_limits(trail),
-            "FAILED" if attestation.status == "FAILED" else None,
-        )
+        limits = threshold_limits(trail)
+        verdict = "FAILED" if attestation.status == "FAILED" else None
         return SecurityScan.create(
             trail=trail.id, attestation=key, thresholds=limits, verdict=verdict, **values
         )
@@ -24867,9 +24856,8 @@ def _oscal_time(metadata: JsonNode) -> str:
         timestamp = datetime.fromisoformat(text)
         timestamp = timestamp.replace(tzinfo=timestamp.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
-        raise metadata.error(
-            "Expected “published” or “last-modified” to be an ISO 8601 time."
-        ) from None
+        message = "Expected “published” or “last-modified” to be an ISO 8601 time."
+        raise metadata.error(message) from None
     return timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -248,7 +248,7 @@ def test_json_without_exactly_one_array_is_refused(text):
 def test_what_is_not_json_is_refused_with_its_line(data, line):
     message = refusal(data, "json")
 
-    assert message == f"Line {line}: what starts here is not JSON in UTF-8."
+    assert message == f"Line {line}: expected JSON in UTF-8 here."
 
 
 def test_a_broken_ndjson_line_stops_no_other_and_blank_lines_are_skipped():
@@ -315,7 +315,7 @@ def test_an_unknown_format_is_refused_with_those_that_are_known():
 
 
 def test_a_file_that_is_not_there_is_refused_by_name():
-    with pytest.raises(Invalid, match=r"There is no file nowhere\.csv, or it may not be read\."):
+    with pytest.raises(Invalid, match=r"There is no file nowhere\.csv, or it cannot be read\."):
         list(read_rows(Path("nowhere.csv")))
 
 
