@@ -40,7 +40,7 @@ Contents
         Regulatory frameworks, Compliance assessments, HTML pages, Regulatory reports,
         Evidence documents, Evidence vault, Vault requests, HashiCorp Vault, Audit log, Search,
         Reports, Incoming webhooks, Incoming events, Slack, Slack commands, Slack requests,
-        Atlassian, Jira, Jira tickets, Confluence, Chain, Ledger, Hub templates, Audit packages
+        Atlassian, Jira, Jira tickets, Confluence, Ledger, Hub templates, Audit packages
     Part V    Application   Rows, OSCAL, Opening workspaces, Imports, Collections, Demo vocabulary,
         Demo plans, Demo records, Demo data, Demo delivery, WSGI application, Clients,
         Server requests, Server connections, Turns, Listeners, Servers, Key rotation,
@@ -23677,10 +23677,10 @@ class ConfluenceConnections(
         return context.prepared
 
 
-# --- Chain --------------------------------------------------------------------
+# --- Ledger -------------------------------------------------------------------
 
 
-class ChainWalk:
+class _Chain:
     """The ledger of the current session's file, read entry by entry.
 
     The numbers of its entries have no gaps, and their times never decrease: a position is found by
@@ -23695,172 +23695,145 @@ class ChainWalk:
         return newest or 0
 
     def span(self, first: int, last: int) -> Iterator[LedgerLink]:
-        """Yield the entries from one number to another, inclusive."""
+        """Return the entries from one number to another, inclusive."""
         return proofs(self.connection, 'WHERE "id" BETWEEN ? AND ? ORDER BY "id"', (first, last))
 
-    def before(self, number: int) -> str:
-        """The hash that the entry with a number has to be linked to."""
+    def before(self, number: int) -> LedgerLink | None:
+        """Return the last entry before a number; None before the first."""
         tail = 'WHERE "id" < ? ORDER BY "id" DESC LIMIT 1'
-        return next((p.entry_hash for p in proofs(self.connection, tail, (number,))), ZEROS)
+        return next(proofs(self.connection, tail, (number,)), None)
+
+    def hash_before(self, number: int) -> str:
+        """Return the hash that the entry with a number must be linked to."""
+        entry = self.before(number)
+        return entry.entry_hash if entry else ZEROS
 
     def numbers_between(self, begin: str, end: str) -> tuple[int, int]:
         """Return the numbers of the first and the last entry between two times, inclusive; the
         first is the higher one if there is none."""
-        numbers = range(1, len(self) + 1)
-        first = bisect_left(numbers, begin, key=self.time_of)
-        return first + 1, bisect_right(numbers, end, key=self.time_of)
 
-    def time_of(self, number: int) -> str:
-        """Return the time of an entry, or of the one before it if it is missing, with
-        microseconds."""
-        tail = 'WHERE "id" <= ? ORDER BY "id" DESC LIMIT 1'
-        return next(
-            (f"{p.timestamp[:-1]}000Z" for p in proofs(self.connection, tail, (number,))), ""
-        )
+        def time_of(number: int) -> str:
+            entry = self.before(number + 1)
+            return f"{entry.timestamp[:-1]}000Z" if entry else ""
+
+        numbers = range(1, len(self) + 1)
+        return bisect_left(numbers, begin, key=time_of) + 1, bisect_right(numbers, end, key=time_of)
 
     def of_record(self, record: str, order: str = 'ORDER BY "id"') -> Iterator[LedgerLink]:
-        """Return the entries of a record, oldest first, by its UUID.
+        """Return the entries of a record by its UUID.
 
         Older versions wrote entries under the id itself, which may end with a ULID.
         """
         number = int(record.replace("-", ""), 16)
         ulid = encode_ulid(number >> 80, number & (1 << 80) - 1)
-        keys = [
-            f"{model._meta.primary_key.prefix}_{ulid}"
-            for model in self.models.values()
-            if isinstance(model._meta.primary_key, PrefixedId)
-        ]
+        ids = [model._meta.primary_key for model in self.models.values()]
+        keys = [f"{id.prefix}_{ulid}" for id in ids if isinstance(id, PrefixedId)]
         marks = ", ".join("?" * (len(keys) + 1))
-        tail = f'WHERE "record_id" IN ({marks}) {order}'
-        return proofs(self.connection, tail, (record, *keys))
+        return proofs(self.connection, f'WHERE "record_id" IN ({marks}) {order}', (record, *keys))
 
-    def fault_of(self, proof: LedgerLink, previous: str) -> str:
+    def fault_of(self, entry: LedgerLink, previous: str) -> str:
         """Return the fault of an entry after the one with this hash, or of its record if it is the
         newest entry; empty for none."""
-        if not proof.follows(previous):
-            return f"Ledger entry {proof.number} was changed, or the one before it was."
-        newer = 'SELECT 1 FROM "ledger_entry" WHERE "record_id" IN (?, ?) AND "id" > ? LIMIT 1'
-        table, key = proof.subject
-        ids = proof.record_id, record_uuid(table, key), proof.number
-        if self.connection.execute(newer, ids).fetchone():
+        if not entry.follows(previous):
+            return f"Ledger entry {entry.number} was changed, or the one before it was."
+        table, key = entry.subject
+        newer = 'WHERE "record_id" IN (?, ?) AND "id" > ? LIMIT 1'
+        ids = entry.record_id, record_uuid(table, key), entry.number
+        if any(proofs(self.connection, newer, ids)):
             return ""
         model = self.models.get(table)
         if model is None:
-            return f"Ledger entry {proof.number} is of an unknown type: {table}."
+            return f"Ledger entry {entry.number} is of an unknown type: {table}."
         condition = f'WHERE "{model._meta.primary_key.column_name}" = ?'
         row = self.connection.execute(f"{stored_sql(model)} {condition}", (key,)).fetchone()
-        return content_fault(model, key, row, proof.event_type, proof.content_hash)
+        return content_fault(model, key, row, entry.event_type, entry.content_hash)
 
 
-def ledger_row(proof: LedgerLink) -> dict:
+def _entry_json(entry: LedgerLink) -> dict:
     """Return an entry of the ledger for a response.
 
     It has the hashed values; for an entry of an older version, whose record was hashed by the id in
     the metadata, the UUID of the record.
     """
-    table, key = proof.subject
+    table, key = entry.subject
     record = record_uuid(table, key)
     return {
-        "entryId": proof.entry_id,
+        "entryId": entry.entry_id,
         "recordId": record,
         "factId": record,
-        "eventType": proof.event_type,
-        "contentHash": proof.content_hash,
-        "previousHash": proof.previous_hash,
-        "timestamp": proof.timestamp,
+        "eventType": entry.event_type,
+        "contentHash": entry.content_hash,
+        "previousHash": entry.previous_hash,
+        "timestamp": entry.timestamp,
         "metadata": {
             "recordType": table,
             "recordKey": key,
-            "position": str(proof.number - 1),
-            "entryHash": proof.entry_hash,
+            "position": str(entry.number - 1),
+            "entryHash": entry.entry_hash,
         },
     }
 
 
-# --- Ledger -------------------------------------------------------------------
+class _Verification:
+    """A verification of entries: the first, the newest checked one, and the fault of the latter.
 
-
-class _ChainState(NamedTuple):
-    """The progress of a verification: since when it runs, how many entries it has checked, the time
-    of the first, the newest, and the hash that the newest must be linked to."""
-
-    started: float
-    previous: str
-    checked: int = 0
-    begin: str | None = None
-    newest: LedgerLink | None = None
-
-    def passed(self, proof: LedgerLink) -> _ChainState:
-        """The state with the next entry."""
-        previous = self.newest.entry_hash if self.newest else self.previous
-        begin = self.begin or proof.timestamp
-        return _ChainState(self.started, previous, self.checked + 1, begin, proof)
-
-
-class _VerificationDeadline:
-    """The deadline of a verification request, and the states of interrupted verifications.
-
-    A state is valid for ten minutes: no verdict is based on older reads.
+    It is valid for ten minutes: no verdict is based on older reads.
     """
 
-    LIFE, KEPT = 600, 8
+    LIFETIME = 600
 
     def __init__(self):
-        self.lock, self.ends_at = threading.Lock(), 0.0
-        self._states: dict[tuple, _ChainState] = {}
-        self._workspace: Workspace | None = None
+        self.started, self.checked, self.fault = time.monotonic(), 0, ""
+        self.first: LedgerLink | None = None
+        self.newest: LedgerLink | None = None
 
-    def begin(self, workspace: Workspace) -> None:
-        """Start the time of a request."""
-        self._workspace = workspace
-        self.ends_at = time.monotonic() + workspace.settings.ledger_deadline
+    def is_current(self, chain: _Chain, number: int) -> bool:
+        """Return whether the verification can be continued at the entry with a number."""
+        is_fresh = self.newest and time.monotonic() < self.started + self.LIFETIME
+        return bool(is_fresh) and chain.hash_before(number) == self.newest.entry_hash
 
-    def resume(self, period: tuple[str, str], chain: ChainWalk, first: int) -> _ChainState:
-        """Return the state to continue from: of the interrupted request, or of the first entry."""
-        state = self._states.pop((self._workspace.id, *period), None)
-        is_fresh = state and time.monotonic() < state.started + self.LIFE
-        if is_fresh and chain.before(first + state.checked) == state.newest.entry_hash:
-            return state
-        return _ChainState(time.monotonic(), chain.before(first))
-
-    def check(
-        self, count: int, advice: str, period: tuple = (), state: _ChainState | None = None
+    def run(
+        self, chain: _Chain, entries: Iterable[LedgerLink], seconds: float, advice: str
     ) -> None:
-        """Store the state and raise after so many entries if the deadline has passed.
+        """Check entries up to the first fault; raise Unavailable after `seconds`.
 
-        Each request checks a hundred entries at least, so that it makes progress.
+        At least a hundred entries are checked, so that each request makes progress.
         """
-        if count == 0 or count % 100 or time.monotonic() < self.ends_at:
-            return
-        if state:
-            count = state.checked
-            self._states[(self._workspace.id, *period)] = state
-            while len(self._states) > self.KEPT:
-                self._states.pop(next(iter(self._states)))
-        raise Unavailable(
-            f"The first {count:,} entries are as they were written; the time of one request does "
-            f"not allow more. {advice}",
-            headers={"Retry-After": "1"},
-        )
+        ends_at, newest = time.monotonic() + seconds, self.newest
+        for count, entry in enumerate(entries):
+            if count and count % 100 == 0 and time.monotonic() >= ends_at:
+                raise Unavailable(
+                    f"The first {self.checked:,} entries are as they were written; the time of one "
+                    f"request does not allow more. {advice}",
+                    headers={"Retry-After": "1"},
+                )
+            is_next = newest and newest.number + 1 == entry.number
+            previous = newest.entry_hash if is_next else chain.hash_before(entry.number)
+            self.fault = chain.fault_of(entry, previous)
+            self.first, self.newest, self.checked = self.first or entry, entry, self.checked + 1
+            if self.fault:
+                break
+            newest = entry
 
 
-_deadline = _VerificationDeadline()
+_verification_lock = threading.Lock()
+#: Up to eight interrupted verifications by workspace and period; the next request continues one.
+_interrupted: dict[tuple, _Verification] = {}
 
 
 @contextlib.contextmanager
-def _one_verification(context: RequestContext) -> Iterator[_VerificationDeadline]:
-    """Verify a snapshot of the file, for one request of the process at a time."""
-    if not _deadline.lock.acquire(blocking=False):
+def _exclusive_chain(context: RequestContext) -> Iterator[_Chain]:
+    """Open a snapshot of the file, for one verifying request of the process at a time."""
+    if not _verification_lock.acquire(blocking=False):
         raise Unavailable(
             "Another request is verifying a ledger; try again when it is done.",
             headers={"Retry-After": "1"},
         )
     try:
-        _deadline.begin(context.workspace)
         with snapshot(context.workspace):
-            yield _deadline
+            yield _Chain()
     finally:
-        _deadline.lock.release()
+        _verification_lock.release()
 
 
 _LEDGER_ENTRY = Schema(
@@ -23928,9 +23901,9 @@ more than ten minutes before.
     def list_ledger_entries(self, context):
         """Page through the chain, oldest first."""
         page, size = context.query.get("page") or 0, context.query.get("size") or 20
-        chain, first = ChainWalk(), page * size + 1
+        chain, first = _Chain(), page * size + 1
         return {
-            "entries": [ledger_row(proof) for proof in chain.span(first, first + size - 1)],
+            "entries": list(map(_entry_json, chain.span(first, first + size - 1))),
             **page_numbers(page, size, len(chain), ELEMENT_NUMBERS),
         }
 
@@ -23939,10 +23912,10 @@ more than ten minutes before.
     )
     def get_ledger_entry(self, context, record):
         """Get the newest entry of a record."""
-        own = next(ChainWalk().of_record(record, 'ORDER BY "id" DESC LIMIT 1'), None)
-        if own is None:
+        entry = next(_Chain().of_record(record, 'ORDER BY "id" DESC LIMIT 1'), None)
+        if entry is None:
             raise NotFound(f"The ledger has no entry of a record {record}.")
-        return ledger_row(own)
+        return _entry_json(entry)
 
     @route(
         "POST /api/v1/ledger/verify/{recordId}", answer=_RECORD_VERDICT.describe(), setting="ledger"
@@ -23953,13 +23926,13 @@ more than ten minutes before.
 
     def prepare_verify_ledger_record(self, context, record):
         """Verify a record with the ledger, outside of the transaction."""
-        with _one_verification(context) as deadline:
-            chain, first, fault = ChainWalk(), None, "The ledger has no entry of this record."
-            for count, proof in enumerate(chain.of_record(record), 1):
-                deadline.check(count, "`novantra-lite verify` has no limit.")
-                first = first or proof
-                if fault := chain.fault_of(proof, chain.before(proof.number)):
-                    break
+        verification, seconds = _Verification(), context.settings.ledger_deadline
+        with _exclusive_chain(context) as chain:
+            entries, advice = chain.of_record(record), "`novantra-lite verify` has no limit."
+            verification.run(chain, entries, seconds, advice)
+        first, fault = verification.first, verification.fault
+        if first is None:
+            fault = "The ledger has no entry of this record."
         return {
             "recordId": record,
             "factId": record,
@@ -23988,40 +23961,43 @@ more than ten minutes before.
         A verification that exceeds the deadline is continued by the next request for the same
         times.
         """
-        body, fault = (context.body["from"], context.body["to"]), ""
-        with _one_verification(context) as deadline:
-            chain = ChainWalk()
-            first, last = chain.numbers_between(*body)
-            state = deadline.resume(body, chain, first)
-            for count, proof in enumerate(chain.span(first + state.checked, last)):
-                deadline.check(count, "Send the same request again to go on.", body, state)
-                state = state.passed(proof)
-                fault = chain.fault_of(proof, state.previous)
-                if fault:
-                    break
+        period = context.body["from"], context.body["to"]
+        key, seconds = (context.workspace.id, *period), context.settings.ledger_deadline
+        with _exclusive_chain(context) as chain:
+            first, last = chain.numbers_between(*period)
+            verification = _interrupted.pop(key, None) or _Verification()
+            if not verification.is_current(chain, first + verification.checked):
+                verification = _Verification()
+            while len(_interrupted) >= 8:
+                del _interrupted[next(iter(_interrupted))]
+            _interrupted[key] = verification
+            entries = chain.span(first + verification.checked, last)
+            verification.run(chain, entries, seconds, "Send the same request again to continue.")
+            del _interrupted[key]
+        first, newest = verification.first, verification.newest
+        message = f"{verification.checked} entries checked; every one is as it was written."
         return {
-            "valid": not fault,
-            "entriesChecked": state.checked,
-            "firstEntryTimestamp": state.begin,
-            "lastEntryTimestamp": state.newest and state.newest.timestamp,
-            "brokenAt": state.newest.entry_id if fault else None,
-            "message": fault or f"{state.checked} entries checked; every one is as it was written.",
+            "valid": not verification.fault,
+            "entriesChecked": verification.checked,
+            "firstEntryTimestamp": first and first.timestamp,
+            "lastEntryTimestamp": newest and newest.timestamp,
+            "brokenAt": newest.entry_id if verification.fault else None,
+            "message": verification.fault or message,
         }
 
     @route("GET /api/v1/ledger/status", answer=_LEDGER_STATUS.describe(), setting="ledger")
     def get_ledger_status(self, context):
         """Get the length of the ledger, and whether its newest entry is valid."""
-        chain = ChainWalk()
+        chain = _Chain()
         total = len(chain)
-        newest = next(chain.span(total, total), None)
-        healthy = newest is None or newest.follows(chain.before(total))
-        message = "The newest entry is sound." if healthy else "The newest entry is not sound."
+        newest = chain.before(total + 1)
+        healthy = newest is None or newest.follows(chain.hash_before(total))
         return {
             "enabled": context.settings.ledger,
             "type": "local",
             "totalEntries": total,
             "healthy": healthy,
-            "message": message,
+            "message": f"The newest entry is {'valid' if healthy else 'not valid'}.",
         }
 
 
