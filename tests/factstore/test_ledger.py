@@ -307,9 +307,9 @@ def test_the_status_tells_length_and_health(lite, factstore, renamed):
         "type": "local",
         "totalEntries": 4,
         "healthy": True,
-        "message": "The newest entry is sound.",
+        "message": "The newest entry is valid.",
     }
-    assert (changed["healthy"], changed["message"]) == (False, "The newest entry is not sound.")
+    assert (changed["healthy"], changed["message"]) == (False, "The newest entry is not valid.")
 
 
 LINES = [
