@@ -13205,7 +13205,7 @@ The source is the one that the statement names, with the commit of the dependenc
         answer=_VERIFIED,
     )
     def verify_provenance(self, context, trail, key):
-        """Verify the signature of an artifact's provenance, with the caller's key or the trusted ones.
+        """Verify the signature of an artifact's provenance, by the caller's key or the trusted.
 
         With a key in the body only that one is used. Nothing is stored.
         """
