@@ -19546,7 +19546,8 @@ class IdentityProvider:
 
     def read(self, answer: HttpResponse) -> JsonNode:
         """Return the JSON object of a response, or raise BadGateway."""
-        if answer.status != 200 or not isinstance(answer.document.value, dict):
+        document = answer.document
+        if answer.status != 200 or not isinstance(document.value, dict):
             log.warning(
                 "The identity provider %s gave no usable response. %s", self.issuer, answer.note
             )
@@ -22749,9 +22750,10 @@ def _slack_verdict(sent: HttpResponse) -> str:
     """Return Slack's verdict on a message: ok, the name of an error, or empty."""
     if sent.status != 200:
         return ""
-    if sent.document.get("ok").value is True:
+    response = sent.document
+    if response.get("ok").value is True:
         return "ok"
-    error = sent.document.text("error")
+    error = response.text("error")
     return error if re.fullmatch("[a-z0-9_]{1,100}", error) else ""
 
 
@@ -23394,7 +23396,8 @@ def _issue_complaint(sent: HttpResponse) -> str:
     """Return Jira's errors about an issue."""
     if sent.status != 400:
         return ""
-    messages, errors = sent.document.texts("errorMessages"), sent.document.get("errors").members()
+    response = sent.document
+    messages, errors = response.texts("errorMessages"), response.get("errors").members()
     messages += [f"{name}: {message}" for name, message in errors.items()]
     return f"Jira refused the ticket. {' '.join(messages)[:900]}".strip()
 
