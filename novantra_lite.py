@@ -887,6 +887,8 @@ def emit(event: str, data: dict) -> None:
 class JsonNode:
     """A value in a JSON document, with its path for error messages.
 
+        [result.text("rule.id") for result in run.items("results")]
+
     Absent and null members read as empty, and a value of another type is an error. In a lenient
     document that reads as empty, too, unless it is required.
     """
@@ -946,6 +948,7 @@ class JsonNode:
         """Return the value if it has a type, None if it reads as empty."""
         if isinstance(self.value, type):
             return self.value
+        # A document that is null itself is not absent.
         is_absent = self.value is None and self.parent is not None
         if required or (self.document.is_strict and not is_absent):
             raise self.error(f"Expected {noun}.")
@@ -19552,7 +19555,7 @@ class IdentityProvider:
                 "The identity provider %s gave no usable response. %s", self.issuer, answer.note
             )
             raise BadGateway("The identity provider gave no usable response; try again.")
-        return answer.document
+        return document
 
     @cached_property
     def document(self) -> JsonNode:
