@@ -4800,7 +4800,7 @@ class Operation:
         if unknown := options.keys() - Operation.__annotations__.keys():
             raise TypeError(f"An operation has no {', '.join(sorted(unknown))}.")
         vars(self).update(options, resource=resource, name=name)
-        self.answer = _response_schema(resource.surface, self.answer)
+        self.answer = _response_schema(resource.surface, self.answer, self.query)
 
     @property
     def surface(self) -> Surface:
@@ -4833,13 +4833,11 @@ class Operation:
 
     @property
     def summary(self) -> str:
-        """The first sentence of the handler's docstring."""
-        return (
-            inspect.getdoc(self.handler)
-            .split("\n\n")[0]
-            .replace("\n", " ")
-            .format(resource=self.resource)
-        )
+        """The first paragraph of the handler's docstring."""
+        text = inspect.getdoc(self.handler).split("\n\n")[0].replace("\n", " ")
+        nouns = {"noun": self.resource.noun, "plural": self.resource.plural}
+        # camelCase in words
+        return text.format(**{k: re.sub("(?=[A-Z])", " ", v).lower() for k, v in nouns.items()})
 
     @property
     def description(self) -> str:
@@ -4847,12 +4845,15 @@ class Operation:
         return inspect.getdoc(self.handler).partition("\n\n")[2]
 
 
-def route(line: str, **options: Any) -> Callable:
-    """Declare a method of a resource as the operation of a line such as `GET /api/v1/flows`."""
+def route(line: str, second: Mapping | None = None, **options: Any) -> Callable:
+    """Declare a method of a resource as the operation of a line such as `GET /api/v1/flows`.
+
+    `second` has the options that differ in the second version of the API, if that has it, too.
+    """
 
     def mark(function):
         method, path = line.split()
-        function.options = {"method": method, "path": path, **options}
+        function.options, function.second = {"method": method, "path": path, **options}, second
         return function
 
     return mark
@@ -4863,15 +4864,19 @@ class Named(NamedTuple):
 
     noun: str
     schema_name: str
+    #: The query of a list.
+    filters: Schema = EMPTY
 
 
-def _response_schema(surface: Surface, answer: str | list | dict | None) -> dict | None:
+def _response_schema(
+    surface: Surface, answer: str | list | dict | None, query: Schema
+) -> dict | None:
     """Return the JSON schema of a response: of a record by the name of its schema, of a list by the
     name in brackets, or as declared."""
     if isinstance(answer, str):
         return surface.record_schema(Named("", answer))
     if isinstance(answer, list):
-        return surface.page_schema(Named("", *answer))
+        return surface.page_schema(Named("", *answer, query))
     return answer
 
 
@@ -4929,15 +4934,20 @@ class Resource:
         lines = self.standard_lines() if self.verbs else {}
         verbs = self.verbs.split()
         declared = {verb: {**lines[verb], **self.options.get(verb, {})} for verb in verbs}
-        for name, function in vars(type(self)).items():
-            if hasattr(function, "options"):
-                declared[name] = {"id": camel(name), **function.options}
-        for name, options in declared.items():
+        for name, options in (declared | self.routes()).items():
             access = self.access or ("read" if options["method"] == "GET" else self.write_access)
             options = {"scope": f"{self.scope}:{access}" if self.scope else "", **options}
             if "body" in options and not options.get("public"):
                 options["body"] = self.surface.complete(options["body"], options["method"])
             yield Operation(self, name, **options)
+
+    def routes(self) -> dict[str, dict]:
+        """The options of the resource's own routes, by the names of their methods."""
+        return {
+            name: {"id": camel(name), **function.options}
+            for name, function in vars(type(self)).items()
+            if hasattr(function, "options")
+        }
 
     def standard_lines(self) -> dict[str, dict]:
         """The options of the five standard verbs."""
@@ -4969,16 +4979,6 @@ class Resource:
         own = self.model._meta.fields.get(name, column)
         return lambda value: own == value
 
-    @property
-    def noun_words(self) -> str:
-        """The noun in words."""
-        return re.sub(r"(?=[A-Z])", " ", self.noun).lower()
-
-    @property
-    def plural_words(self) -> str:
-        """The plural in words."""
-        return re.sub(r"(?=[A-Z])", " ", self.plural).lower()
-
     def prepare_body(self, context: RequestContext, data: Any) -> Any:
         """Prepare a parsed body for validation."""
         return data
@@ -5002,25 +5002,25 @@ class Resource:
         return self.model.find(key)
 
     def list(self, context):
-        """List {resource.plural_words}."""
+        """List {plural}."""
         return self.surface.list_page(context, self.listing)
 
     def create(self, context):
-        """Create one {resource.noun_words}."""
+        """Create one {noun}."""
         return self.model.create(**context.body)
 
     def retrieve(self, context, key):
-        """Get one {resource.noun_words}."""
+        """Get one {noun}."""
         return context.workspace.json_of(self.model, key, self.without)
 
     def update(self, context, key):
-        """Change selected members of one {resource.noun_words}."""
+        """Change selected members of one {noun}."""
         record = self.find(key)
         record.change(**context.body)
         return record
 
     def delete(self, context, key):
-        """Delete one {resource.noun_words}."""
+        """Delete one {noun}."""
         record = self.find(key)
         deleted = context.workspace.json_of(self.model, record._pk)
         record.remove()
@@ -10540,9 +10540,9 @@ class _FactstoreSurface(Surface):
         return tuple(read)
 
     def list_page(self, context, listing):
-        return self.array(context, listing, context.query)
+        return self.respond(context, listing, context.query)
 
-    def array(self, context, listing: Listing, values: Mapping, paged: bool = False) -> Response:
+    def respond(self, context, listing: Listing, values: Mapping, paged: bool = False) -> Response:
         """Respond with a list: bare, or in pages on request or where they are the rule."""
         values = {name: value for name, value in values.items() if name not in ("page", "size")}
         number, size = context.query.get("page"), context.query.get("size")
@@ -10631,9 +10631,70 @@ def created(record: Model) -> dict:
     return {"id": record.id, "status": "created", "timestamp": now_exactly()}
 
 
-def updated(record: Model) -> dict:
+def _updated(record: Model) -> dict:
     """The result of a command of the second version that changed a record."""
     return {"id": record.id, "status": "updated", "timestamp": now_exactly()}
+
+
+class SecondVersion(Factstore):
+    """Mixed into the second version of a resource.
+
+    It has the same routes, as far as they declare it, under /api/v2 and with the suffix V2 in their
+    ids; its commands respond with short results.
+    """
+
+    def routes(self):
+        first = [
+            (name, function)
+            for base in type(self).__mro__[:0:-1]
+            for name, function in vars(base).items()
+            if getattr(function, "second", None) is not None
+        ]
+        derived = {
+            name: {"id": camel(name), **function.options}
+            | {"path": function.options["path"].replace("/v1/", "/v2/"), **function.second}
+            for name, function in first
+        }
+        for options in derived.values():
+            options["id"] += "V2"
+        return derived | super().routes()
+
+    def standard_lines(self):
+        lines, noun = super().standard_lines(), self.noun[0].upper() + self.noun[1:]
+        for verb, prefix in (
+            ("create", "create"),
+            ("retrieve", "get"),
+            ("update", "update"),
+            ("delete", "delete"),
+        ):
+            lines[verb]["id"] = f"{prefix}{noun}V2"
+        lines["create"] |= {"answer": COMMAND_RESULT, "brief": created}
+        lines["update"] |= {"answer": COMMAND_RESULT, "brief": _updated}
+        return lines
+
+
+def nested_list(
+    line: str,
+    key: ForeignKey,
+    summary: str,
+    must_exist: bool = True,
+    newest_first: bool = False,
+    **options: Any,
+) -> Callable:
+    """Declare the list of the records that refer by `key` to the record in the path.
+
+    It is paged on request. Without `must_exist`, an unknown record has an empty list.
+    """
+    listing = Listing(key.model, key.name, newest_first=newest_first)
+
+    def list_records(self, context, owner):
+        if must_exist:
+            key.rel_model.find(owner)
+        return FACTSTORE.respond(context, listing, {key.name: owner})
+
+    list_records.__doc__ = summary
+    defaults = {"query": Paging(), "answer": [key.model.schema_name]}
+    return route(line, **defaults | options)(list_records)
 
 
 # --- Organisations ------------------------------------------------------------
@@ -10803,7 +10864,7 @@ class ScmIntegrations(
 
     def list(self, context, slug):
         """List the source hosts that an organisation has a token for."""
-        return FACTSTORE.array(context, _INTEGRATIONS, {"org_slug": organisation_slug(slug)})
+        return FACTSTORE.respond(context, _INTEGRATIONS, {"org_slug": organisation_slug(slug)})
 
     def create(self, context, slug):
         """Store an organisation's token for a source host."""
@@ -11436,15 +11497,12 @@ that trail.
         name="UpdateFlowRequest",
     )
 
-    @route(
-        "GET /api/v1/organisations/{slug}/flows",
-        answer=FACTSTORE.page_schema(Named("", "FlowResponse")),
-    )
+    @route("GET /api/v1/organisations/{slug}/flows", answer=["FlowResponse"])
     def list_organisation_flows(self, context, key):
         """List the flows that carry an organisation's slug."""
-        return FACTSTORE.array(context, _FLOWS_BY_SLUG, {"org_slug": organisation_slug(key)})
+        return FACTSTORE.respond(context, _FLOWS_BY_SLUG, {"org_slug": organisation_slug(key)})
 
-    @route("GET /api/v1/flows/{flowId}/template", answer=_FLOW_TEMPLATE)
+    @route("GET /api/v1/flows/{flowId}/template", second={}, answer=_FLOW_TEMPLATE)
     def get_flow_template(self, context, key):
         """Get the template of a flow, as text and as JSON."""
         flow = self.find(key)
@@ -11456,24 +11514,14 @@ that trail.
 
 
 class FlowsV2(
+    SecondVersion,
     Flows,
     path="/api/v2/flows",
     tag="V2 Flows",
     schema_name="FlowResponse",
     verbs="list create retrieve update delete",
-    options={
-        "create": {"id": "createFlowV2", "answer": COMMAND_RESULT, "brief": created},
-        "retrieve": {"id": "getFlowV2"},
-        "update": {"id": "updateFlowV2", "answer": COMMAND_RESULT, "brief": updated, **GOVERNED},
-        "delete": {"id": "deleteFlowV2", **GOVERNED},
-    },
 ):
     """The same flows, with short results of commands."""
-
-    @route("GET /api/v2/flows/{flowId}/template", answer=_FLOW_TEMPLATE)
-    def get_flow_template_v2(self, context, key):
-        """Get the template of a flow, as text and as JSON."""
-        return super().get_flow_template(context, key)
 
 
 class SecurityThreshold(Model):
@@ -11579,7 +11627,7 @@ class Notifications(
 
     def list(self, context):
         """List the notifications, newest first, in pages on request."""
-        return FACTSTORE.array(context, _NOTIFICATIONS, context.query)
+        return FACTSTORE.respond(context, _NOTIFICATIONS, context.query)
 
     @route("GET /api/v1/notifications/unread-count", answer=Shape(count=Integer(0)).describe())
     def count_unread_notifications(self, context):
@@ -11842,8 +11890,6 @@ def notify(
 
 # --- Notification rules -------------------------------------------------------
 
-_RULE_DELIVERIES = Listing(NotificationDelivery, "rule", newest_first=True)
-
 
 class NotificationRules(
     Factstore,
@@ -11930,16 +11976,12 @@ class NotificationDeliveries(
 ):
     """The results of the deliveries of notification rules."""
 
-    @route(
+    list_notification_deliveries = nested_list(
         "GET /api/v1/notification-rules/{ruleId}/deliveries",
-        id="listNotificationDeliveries",
-        query=Paging(),
-        answer=FACTSTORE.paged_schema("NotificationDeliveryResponse"),
+        NotificationDelivery.rule,
+        "List the results of a rule's notifications, newest first.",
+        newest_first=True,
     )
-    def list(self, context, key):
-        """List the results of a rule's notifications, newest first."""
-        NotificationRule.find(key)
-        return FACTSTORE.array(context, _RULE_DELIVERIES, {"rule": key})
 
 
 # --- Trail records ------------------------------------------------------------
@@ -12521,13 +12563,15 @@ that runs inside a pipeline.
 
     @route(
         "GET /api/v1/flows/{flowId}/trails",
+        second={"query": EMPTY, "answer": ["TrailView"]},
         query=Paging(),
         answer=FACTSTORE.paged_schema("TrailResponse", always=True),
     )
     def list_trails_for_flow(self, context, flow):
-        """List one page of the trails of a flow."""
+        """List the trails of a flow: one page of them, or all in the second version."""
         Flow.find(flow)
-        return FACTSTORE.array(context, self.listing, {"flow": flow}, paged=True)
+        paged = context.operation.query is not EMPTY
+        return FACTSTORE.respond(context, self.listing, {"flow": flow}, paged)
 
 
 _TRAIL_EVENTS = Listing(AuditEvent, "trail_id", newest_first=True)
@@ -12538,29 +12582,22 @@ class TrailEvents(Factstore, model=AuditEvent, tag="Trails"):
 
     @route(
         "GET /api/v1/trails/{trailId}/audit",
+        second={"query": EMPTY},
         query=Paging(),
-        answer=FACTSTORE.paged_schema("AuditEventResponse"),
+        answer=["AuditEventResponse"],
     )
     def list_trail_audit_events(self, context, trail):
         """List the audit events of a trail, newest first."""
-        return FACTSTORE.array(context, _TRAIL_EVENTS, {"trail_id": trail})
+        return FACTSTORE.respond(context, _TRAIL_EVENTS, {"trail_id": trail})
 
 
 class TrailsV2(
+    SecondVersion,
     Trails,
     path="/api/v2/trails",
     tag="V2 Trails",
     schema_name="TrailView",
     verbs="list create retrieve",
-    options={
-        "create": {
-            "id": "createTrailV2",
-            "answer": COMMAND_RESULT,
-            "brief": created,
-            "request_headers": (_CI_CONTEXT,),
-        },
-        "retrieve": {"id": "getTrailV2"},
-    },
 ):
     """The same trails without names, with short results of commands."""
 
@@ -12570,16 +12607,9 @@ class TrailsV2(
         *_TRAIL_COLUMNS, **_TRAIL_COMMIT, aliases=_TRAIL_ALIASES, name="CreateTrailCommand"
     )
 
-    @route("GET /api/v2/flows/{flowId}/trails", answer=["TrailView"])
-    def list_trails_for_flow_v2(self, context, flow):
-        """List all trails of a flow."""
-        Flow.find(flow)
-        return FACTSTORE.array(context, self.listing, {"flow": flow})
 
-    @route("GET /api/v2/trails/{trailId}/audit", answer=["AuditEventResponse"])
-    def list_trail_audit_events_v2(self, context, key):
-        """List the audit events of a trail, newest first."""
-        return FACTSTORE.array(context, _TRAIL_EVENTS, {"trail_id": key})
+class TrailEventsV2(SecondVersion, TrailEvents, model=AuditEvent, tag="V2 Trails"):
+    """The audit events of trails."""
 
 
 # --- Artifacts ----------------------------------------------------------------
@@ -12647,12 +12677,17 @@ def first_artifact(digest: str) -> Artifact:
     return artifact
 
 
-_ARTIFACTS = Listing(
+_ARTIFACTS_BY_DIGEST = Listing(
+    Artifact, {"digest": lambda spellings: peewee.SQL(f'"t1"."sha256_digest" {DIGEST_IN}')}
+)
+
+
+_REPORT_V2 = Schema.of(
     Artifact,
-    {
-        "trail": lambda trail: Artifact.trail == trail,
-        "digest": lambda spellings: peewee.SQL(f'"t1"."sha256_digest" {DIGEST_IN}'),
-    },
+    "image_name image_tag registry reported_by org_slug artifact_type build_url commit_url",
+    sha256_digest=Digest(),
+    required="reportedBy",
+    name="ReportArtifactRequestV2",
 )
 
 
@@ -12664,17 +12699,16 @@ A digest is `sha256:` and 64 hexadecimal digits, or the digits alone, in either 
 name the same artifact.
 """
 
-    @route(
+    list_trail_artifacts = nested_list(
         "GET /api/v1/trails/{trailId}/artifacts",
-        query=Paging(),
-        answer=FACTSTORE.paged_schema("ArtifactResponse"),
+        Artifact.trail,
+        "List the artifacts of a trail.",
+        second={"query": EMPTY},
     )
-    def list_trail_artifacts(self, context, key):
-        """List the artifacts of a trail."""
-        return FACTSTORE.array(context, _ARTIFACTS, {"trail": Trail.find(key).id})
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts",
+        second={"body": _REPORT_V2, "answer": COMMAND_RESULT, "brief": created},
         body=Schema.of(
             Artifact,
             "registry reported_by org_slug artifact_type build_url commit_url",
@@ -12700,38 +12734,16 @@ name the same artifact.
     @route(
         "GET /api/v1/artifacts",
         query=Paging(sha256=Digest(), required="sha256"),
-        answer=FACTSTORE.paged_schema("ArtifactResponse"),
+        answer=["ArtifactResponse"],
     )
     def find_artifacts(self, context):
         """List every artifact with this digest, with or without sha256:, in either letter case."""
         spellings = digest_spellings(context.query["sha256"])
-        return FACTSTORE.array(context, _ARTIFACTS, {"digest": spellings})
+        return FACTSTORE.respond(context, _ARTIFACTS_BY_DIGEST, {"digest": spellings})
 
 
-class ArtifactsV2(Artifacts, tag="V2 Artifacts"):
+class ArtifactsV2(SecondVersion, Artifacts, tag="V2 Artifacts"):
     """The same artifacts, with short answers to what is written."""
-
-    @route("GET /api/v2/trails/{trailId}/artifacts", answer=["ArtifactResponse"])
-    def list_trail_artifacts_v2(self, context, key):
-        """List the artifacts of a trail."""
-        return self.list_trail_artifacts(context, key)
-
-    @route(
-        "POST /api/v2/trails/{trailId}/artifacts",
-        body=Schema.of(
-            Artifact,
-            "image_name image_tag registry reported_by org_slug artifact_type build_url commit_url",
-            sha256_digest=Digest(),
-            required="reportedBy",
-            name="ReportArtifactRequestV2",
-        ),
-        status=201,
-        answer=COMMAND_RESULT,
-        brief=created,
-    )
-    def report_artifact_v2(self, context, key):
-        """Record an artifact on a trail, and answer with its id."""
-        return self.report_artifact(context, key)
 
     @route(
         "GET /api/v2/artifacts",
@@ -13161,6 +13173,7 @@ The source is the one that the statement names, with the commit of the dependenc
 
     @route(
         "GET /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
+        second={},
         answer="BuildProvenanceResponse",
     )
     def get_provenance(self, context, trail, key):
@@ -13169,6 +13182,7 @@ The source is the one that the statement names, with the commit of the dependenc
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance",
+        second={},
         body=_PROVENANCE,
         status=201,
         answer="BuildProvenanceResponse",
@@ -13186,6 +13200,7 @@ The source is the one that the statement names, with the commit of the dependenc
 
     @route(
         "POST /api/v1/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
+        second={},
         body=_VERIFICATION,
         answer=_VERIFIED,
     )
@@ -13204,7 +13219,11 @@ The source is the one that the statement names, with the commit of the dependenc
             "message": message,
         }
 
-    @route("GET /api/v1/artifacts/{artifactKey}/provenance", answer="BuildProvenanceResponse")
+    @route(
+        "GET /api/v1/artifacts/{artifactKey}/provenance",
+        second={},
+        answer="BuildProvenanceResponse",
+    )
     def get_provenance_by_digest(self, context, digest):
         """Get the provenance of the first artifact with a digest."""
         return self.provenance_of(first_artifact(digest))
@@ -13217,43 +13236,10 @@ The source is the one that the statement names, with the commit of the dependenc
         return provenance
 
 
-class ProvenanceV2(Provenance, tag="V2 Artifacts"):
+class ProvenanceV2(
+    SecondVersion, Provenance, tag="V2 Artifacts", schema_name="BuildProvenanceResponse"
+):
     """The same provenance under the paths of the second version."""
-
-    @route(
-        "GET /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
-        answer="BuildProvenanceResponse",
-    )
-    def get_provenance_v2(self, context, trail, key):
-        """Get the provenance of an artifact."""
-        return self.get_provenance(context, trail, key)
-
-    @route(
-        "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance",
-        body=_PROVENANCE,
-        status=201,
-        answer="BuildProvenanceResponse",
-    )
-    def record_provenance_v2(self, context, trail, key):
-        """Attach build provenance to an artifact, once.
-
-        It is verified as under `/api/v1`.
-        """
-        return self.record_provenance(context, trail, key)
-
-    @route(
-        "POST /api/v2/trails/{trailId}/artifacts/{artifactId}/provenance/verify",
-        body=_VERIFICATION,
-        answer=_VERIFIED,
-    )
-    def verify_provenance_v2(self, context, trail, key):
-        """Check the signature of an artifact's provenance, with a key of the caller's or ours."""
-        return self.verify_provenance(context, trail, key)
-
-    @route("GET /api/v2/artifacts/{artifactKey}/provenance", answer="BuildProvenanceResponse")
-    def get_provenance_by_digest_v2(self, context, digest):
-        """Get the provenance of the first artifact with a digest."""
-        return self.get_provenance_by_digest(context, digest)
 
 
 # --- Attestations -------------------------------------------------------------
@@ -13325,15 +13311,16 @@ class Attestations(
 
     @route(
         "GET /api/v1/trails/{trailId}/attestations",
+        second={"query": EMPTY},
         id="listAttestations",
         query=Paging(),
-        answer=FACTSTORE.paged_schema("AttestationResponse"),
+        answer=["AttestationResponse"],
     )
     def list(self, context, trail):
         """List the attestations of a trail, in pages if the query or a setting selects them."""
         Trail.find(trail)
         paged = context.settings.factstore_pages
-        return FACTSTORE.array(context, _TRAIL_ATTESTATIONS, {"trail": trail}, paged)
+        return FACTSTORE.respond(context, _TRAIL_ATTESTATIONS, {"trail": trail}, paged)
 
     @route(
         "POST /api/v1/trails/{trailId}/attestations",
@@ -13371,20 +13358,11 @@ def _check_flow_of(slug: str, name: str) -> None:
         raise NotFound(f"The organisation '{slug}' has no flow '{name}'.")
 
 
-class AttestationsV2(Attestations, tag="V2 Attestations"):
+class AttestationsV2(SecondVersion, Attestations, tag="V2 Attestations"):
     """The second version's commands: organisation and flow are resolved before the trail."""
 
     #: The members of an attestation in a path.
     named = Schema(Attestation.trail, artifact_fingerprint=Digest())
-
-    @route(
-        "GET /api/v2/trails/{trailId}/attestations",
-        id="listAttestationsV2",
-        answer=["AttestationResponse"],
-    )
-    def list(self, context, trail):
-        """List all attestations of a trail."""
-        return super().list(context, trail)
 
     @route(
         "POST /api/v2/trails/{trailId}/attestations",
@@ -13649,23 +13627,17 @@ ignored, and a rating of 0 does not outrank its level. Findings that Trivy or Sn
 of unknown severity; `unknown` is their number.
 """
 
-    @route(
-        "GET /api/v1/trails/{trailId}/evidence",
-        query=Paging(),
-        answer=FACTSTORE.paged_schema("EvidenceFileResponse"),
-    )
+    @route("GET /api/v1/trails/{trailId}/evidence", query=Paging(), answer=["EvidenceFileResponse"])
     def list_trail_evidence(self, context, trail):
         """List the evidence files of a trail."""
-        return FACTSTORE.array(context, EVIDENCE, {"trail": trail})
+        return FACTSTORE.respond(context, EVIDENCE, {"trail": trail})
 
-    @route(
+    list_attestation_evidence = nested_list(
         "GET /api/v1/attestations/{attestationId}/evidence",
-        query=Paging(),
-        answer=FACTSTORE.paged_schema("EvidenceFileResponse"),
+        EvidenceFile.attestation,
+        "List the evidence files of an attestation.",
+        must_exist=False,
     )
-    def list_attestation_evidence(self, context, attestation):
-        """List the evidence files of an attestation."""
-        return FACTSTORE.array(context, EVIDENCE, {"attestation": attestation})
 
     @route(
         "GET /api/v1/evidence/{evidenceKey}",
@@ -15113,16 +15085,11 @@ Coverage passes with at least one figure, each from 0 to 100 percent and at leas
 and no member that reports a failure.
 """
 
-    @route(
+    list_coverage_reports = nested_list(
         "GET /api/v1/trails/{trailId}/coverage",
-        id="listCoverageReports",
-        query=Paging(),
-        answer=FACTSTORE.paged_schema("CoverageReportResponse"),
+        CoverageReport.trail,
+        "List the coverage reports of a trail.",
     )
-    def list(self, context, trail):
-        """List the coverage reports of a trail."""
-        Trail.find(trail)
-        return FACTSTORE.array(context, _TRAIL_COVERAGE, {"trail": trail})
 
     @route(
         "POST /api/v1/trails/{trailId}/coverage",
@@ -15553,7 +15520,7 @@ class PullRequests(
         number = body.get("pr_number")
         return subject, host.numbered(number) if number else host.of_commit(commit)
 
-    @route("POST /api/v1/trails/{trailId}/attestations/pull-request", **_PULL_REQUEST)
+    @route("POST /api/v1/trails/{trailId}/attestations/pull-request", second={}, **_PULL_REQUEST)
     def attest_pull_request(self, context, trail_id):
         """Look up a commit's pull request at the source host, and attest it.
 
@@ -15578,16 +15545,13 @@ class PullRequests(
 
 
 class PullRequestsV2(
-    PullRequests, model=Attestation, tag="V2 Attestations", schema_name="AttestationResponse"
+    SecondVersion,
+    PullRequests,
+    model=Attestation,
+    tag="V2 Attestations",
+    schema_name="AttestationResponse",
 ):
-    """The same by the paths of the second version."""
-
-    prepare_attest_pull_request_v2 = PullRequests.prepare_attest_pull_request
-
-    @route("POST /api/v2/trails/{trailId}/attestations/pull-request", **_PULL_REQUEST)
-    def attest_pull_request_v2(self, context, trail_id):
-        """Look up a commit's pull request at the source host, and attest it."""
-        return super().attest_pull_request(context, trail_id)
+    """The same under the paths of the second version."""
 
 
 def _read_repository(body: Mapping[str, Any], host_class: type[_SourceHost]) -> list[str]:
@@ -15698,9 +15662,6 @@ def reject(approval: Approval, said: Mapping[str, Any], is_admin: bool = False) 
     )
 
 
-_APPROVALS_BY_TRAIL = Listing(Approval, "trail")
-
-
 class Approvals(
     Factstore,
     path="/api/v1/approvals",
@@ -15732,14 +15693,12 @@ approval whose requester is not on record (an import, an older version) takes `f
         update_trail_status(trail)
         return approval
 
-    @route(
+    list_approvals_by_trail = nested_list(
         "GET /api/v1/trails/{trailId}/approvals",
-        query=Paging(),
-        answer=FACTSTORE.paged_schema("ApprovalResponse"),
+        Approval.trail,
+        "List the approvals of a trail.",
+        must_exist=False,
     )
-    def list_approvals_by_trail(self, context, trail):
-        """List the approvals of a trail."""
-        return FACTSTORE.array(context, _APPROVALS_BY_TRAIL, {"trail": trail})
 
     @route(
         "POST /api/v1/trails/{trailId}/approvals",
@@ -16191,7 +16150,7 @@ class Environments(
 
     def list(self, context):
         """List environments, in pages on request or by a setting."""
-        return FACTSTORE.array(context, self.listing, {}, context.settings.factstore_pages)
+        return FACTSTORE.respond(context, self.listing, {}, context.settings.factstore_pages)
 
 
 # --- Snapshot records ---------------------------------------------------------
@@ -16472,7 +16431,6 @@ def check_snapshots() -> Iterator[str]:
             return
 
 
-_SNAPSHOTS = Listing(EnvironmentSnapshot, "environment")
 _SNAPSHOT_DIFF = Shape(
     environment_id=Id(),
     from_snapshot_index=Integer(),
@@ -16482,14 +16440,6 @@ _SNAPSHOT_DIFF = Shape(
     updated=Json(DIFF_ENTRIES),
     unchanged=Json(DIFF_ENTRIES),
 )
-
-
-def of_environment(context: RequestContext, listing: Listing, key: str) -> Response:
-    """Respond with a list of an environment; raises NotFound."""
-    reply = FACTSTORE.array(context, listing, {"environment": key})
-    if reply.body.startswith((b"[]", b'{"items":[]')):
-        Environment.find(key)
-    return reply
 
 
 def _newest_of(query: peewee.ModelSelect, key: str) -> bytes:
@@ -16523,15 +16473,11 @@ class EnvironmentSnapshots(
         report_drift(environment, snapshot)
         return snapshot
 
-    @route(
+    list_snapshots = nested_list(
         "GET /api/v1/environments/{environmentId}/snapshots",
-        id="listSnapshots",
-        query=Paging(),
-        answer=FACTSTORE.paged_schema("EnvironmentSnapshotResponse"),
+        EnvironmentSnapshot.environment,
+        "List the snapshots of an environment, lowest index first.",
     )
-    def list(self, context, key):
-        """List the snapshots of an environment, lowest index first."""
-        return of_environment(context, _SNAPSHOTS, key)
 
     @route(
         "POST /api/v1/environments/{environmentId}/snapshots",
@@ -16610,8 +16556,6 @@ class EnvironmentSnapshots(
 
 # --- Environment drift --------------------------------------------------------
 
-_DRIFT_REPORTS = Listing(DriftReport, "environment")
-
 
 class Baselines(
     Factstore, model=Baseline, collection="baselines", immutable=True, tag="Environments"
@@ -16669,14 +16613,11 @@ class DriftReports(Factstore, model=DriftReport, tag="Environments"):
             raise NotFound(f"The environment {key} was deleted just now.")
         return report.json() | {"snapshotId": newest.id}
 
-    @route(
+    list_drift_history = nested_list(
         "GET /api/v1/environments/{environmentId}/drift/history",
-        query=Paging(),
-        answer=FACTSTORE.paged_schema("DriftReportResponse"),
+        DriftReport.environment,
+        "List the drift reports of an environment, each from when the drift changed.",
     )
-    def list_drift_history(self, context, key):
-        """List the drift reports of an environment, each from when the drift changed."""
-        return of_environment(context, _DRIFT_REPORTS, key)
 
 
 class AllowlistEntry(Model):
@@ -16712,9 +16653,6 @@ class AllowlistEntry(Model):
         return super().create(**values | named)
 
 
-_ALLOWLIST = Listing(AllowlistEntry, "environment")
-
-
 class Allowlist(
     Factstore,
     model=AllowlistEntry,
@@ -16730,14 +16668,12 @@ class Allowlist(
     def create_record(self, values):
         return AllowlistEntry.create(**{"reason": session().reason, **values})
 
-    @route(
+    list_allowlist_entries = nested_list(
         "GET /api/v1/environments/{environmentId}/allowlist",
-        id="listAllowlistEntries",
-        answer=["AllowlistEntryResponse"],
+        AllowlistEntry.environment,
+        "List the allow-list of an environment, removed and expired entries included.",
+        query=EMPTY,
     )
-    def list(self, context, key):
-        """List the allow-list of an environment, removed and expired entries included."""
-        return of_environment(context, _ALLOWLIST, key)
 
     @route(
         "POST /api/v1/environments/{environmentId}/allowlist",
@@ -19492,7 +19428,7 @@ gives.
 
     def list(self, context, key):
         """List the members of an organisation."""
-        return FACTSTORE.array(context, _MEMBERS, {"org_slug": self.slug(key)})
+        return FACTSTORE.respond(context, _MEMBERS, {"org_slug": self.slug(key)})
 
     def create(self, context, key):
         """Add a user to an organisation, by e-mail address."""
@@ -20658,7 +20594,6 @@ def store_report(scan: SecurityScan, upload: Upload) -> None:
     attestation.change(**EvidenceFile.from_upload(attestation, upload).attestation_values())
 
 
-_TRAIL_SCANS = Listing(SecurityScan, "trail")
 SCAN_TOTALS = ("totalScans", *(f"total{name.capitalize()}" for name in SEVERITIES))
 
 
@@ -20736,15 +20671,11 @@ The metrics count a scan as its attestation.
             trail=trail.id, attestation=key, thresholds=limits, verdict=verdict, **values
         )
 
-    @route(
+    list_security_scans = nested_list(
         "GET /api/v1/trails/{trailId}/security-scans",
-        query=Paging(),
-        answer=FACTSTORE.paged_schema("SecurityScanResponse"),
+        SecurityScan.trail,
+        "List the security scans of a trail.",
     )
-    def list_security_scans(self, context, trail):
-        """List the security scans of a trail."""
-        Trail.find(trail)
-        return FACTSTORE.array(context, _TRAIL_SCANS, {"trail": trail})
 
     @route(
         "POST /api/v1/trails/{trailId}/security-scans",
@@ -21759,7 +21690,7 @@ class VaultRequests:
             ignore_exceptions=True,
         )
 
-    def ask(self, call: Callable, *arguments: Any, **options: Any) -> JsonNode:
+    def call(self, call: Callable, *arguments: Any, **options: Any) -> JsonNode:
         """Return the result of a call of the client, an empty document if Vault has none."""
         by_role = self.settings.vault_auth_method == "APPROLE"
         if by_role and not self.client.token:
@@ -21841,7 +21772,7 @@ class _HashicorpVault(EvidenceStore):
     def close(self):
         self.requests.close()
 
-    def ask(self, call: Callable, path: str, *arguments: Any, **options: Any) -> JsonNode:
+    def call(self, call: Callable, path: str, *arguments: Any, **options: Any) -> JsonNode:
         """Return the result of a call about a path, an empty document if Vault has none."""
         options["mount_point"] = self.mount
         return self.requests.call(call, path, *arguments, **options)
@@ -22407,11 +22338,6 @@ class WebhookDelivery(Model):
     body_digest = Text(64, null=True, hidden=True, since=6)
 
 
-_DELIVERIES = Listing(
-    WebhookDelivery, {"config": lambda config: WebhookDelivery.webhook_config == config}
-)
-
-
 class WebhookConfigs(
     Factstore,
     path="/api/v1/webhook-configs",
@@ -22448,15 +22374,11 @@ counts; a conclusion of GitHub other than `success` is a failed build.
 class WebhookDeliveries(Factstore, model=WebhookDelivery, tag="Webhooks"):
     """The received webhooks."""
 
-    @route(
+    list_webhook_deliveries = nested_list(
         "GET /api/v1/webhook-configs/{webhookConfigId}/deliveries",
-        query=Paging(),
-        answer=FACTSTORE.paged_schema("WebhookDeliveryResponse"),
+        WebhookDelivery.webhook_config,
+        "List the received webhooks of a config.",
     )
-    def list_webhook_deliveries(self, context, key):
-        """List the received webhooks of a config."""
-        WebhookConfig.find(key)
-        return FACTSTORE.array(context, _DELIVERIES, {"config": key})
 
 
 # --- Incoming events ----------------------------------------------------------
