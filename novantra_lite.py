@@ -24025,7 +24025,7 @@ _HUB_TEMPLATES = {
             "build-provenance source-control",
             id="slsa-level-2",
             name="SLSA Level 2",
-            description="A hosted build proves where the artifact comes from; its source is versioned.",
+            description="A hosted build proves the origin of the artifact; its source is tracked.",
             framework="SLSA",
             version="1.0",
         ),
