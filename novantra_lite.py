@@ -12692,7 +12692,7 @@ _REPORT_V2 = Schema.of(
 
 
 class Artifacts(Factstore, model=Artifact, collection="artifacts", immutable=True, tag="Artifacts"):
-    """What trails have built."""
+    """The artifacts that trails have built."""
 
     guide = """\
 A digest is `sha256:` and 64 hexadecimal digits, or the digits alone, in either letter case: all
@@ -12743,7 +12743,7 @@ name the same artifact.
 
 
 class ArtifactsV2(SecondVersion, Artifacts, tag="V2 Artifacts"):
-    """The same artifacts, with short answers to what is written."""
+    """Artifacts with brief responses to writes."""
 
     @route(
         "GET /api/v2/artifacts",
@@ -13153,7 +13153,7 @@ class Provenance(
     inferred="provenanceStatus",
     tag="Provenance",
 ):
-    """How artifacts were built."""
+    """The build provenance of artifacts."""
 
     guide = """\
 Provenance is VERIFIED when a key of the setting `provenance_keys` (Ed25519, ECDSA P-256 or P-384,
@@ -13205,7 +13205,7 @@ The source is the one that the statement names, with the commit of the dependenc
         answer=_VERIFIED,
     )
     def verify_provenance(self, context, trail, key):
-        """Check the signature of an artifact's provenance, with a key of the caller's or ours.
+        """Verify the signature of an artifact's provenance, by the caller's key or the trusted.
 
         With a key in the body only that one is used. Nothing is stored.
         """
@@ -13229,7 +13229,7 @@ The source is the one that the statement names, with the commit of the dependenc
         return self.provenance_of(first_artifact(digest))
 
     def provenance_of(self, artifact: Artifact) -> BuildProvenance:
-        """The provenance of an artifact, or NotFound."""
+        """Return the provenance of an artifact, or raise NotFound."""
         provenance = BuildProvenance.of(artifact)
         if provenance is None:
             raise NotFound(f"There is no provenance of the artifact {artifact.id}.")
@@ -13307,7 +13307,7 @@ _NEW_ATTESTATION = DemandingRequest(
 class Attestations(
     Factstore, model=Attestation, collection="attestations", immutable=True, tag="Attestations"
 ):
-    """What was attested of trails; nothing of it is ever changed or taken away."""
+    """The attestations of trails, which are never changed or deleted."""
 
     @route(
         "GET /api/v1/trails/{trailId}/attestations",
@@ -13379,7 +13379,7 @@ class AttestationsV2(SecondVersion, Attestations, tag="V2 Attestations"):
         brief=created,
     )
     def create(self, context, trail):
-        """Record an attestation on a trail, and get the short result."""
+        """Record an attestation on a trail, with a brief response."""
         slug, flow = context.body.get("org_slug"), context.body.pop("flow_name", None)
         check_organisation(slug)
         if slug and flow:
@@ -15192,7 +15192,7 @@ _TEXTS = array_of(TEXT)
 
 
 class EvidenceCollection(Factstore, tag="Evidence"):
-    """What was collected on trails, and what is lacking."""
+    """The evidence that trails have, and that they lack."""
 
     @route(
         "GET /api/v1/trails/{trailId}/evidence-summary",
@@ -15209,7 +15209,7 @@ class EvidenceCollection(Factstore, tag="Evidence"):
         ),
     )
     def get_evidence_summary(self, context, trail):
-        """Summarise what a trail has and lacks."""
+        """Summarise the evidence that a trail has and lacks."""
         return _summarise_evidence(Trail.find(trail))
 
     @route(
