@@ -21342,8 +21342,8 @@ class RegulatoryReports(Factstore, tag="Compliance"):
 # Documents with names and texts; storing one again creates a new version.
 
 
-class _PathPiece(Text):
-    """One piece of the path to a document, which cannot lead anywhere else in a Vault."""
+class _PathSegment(Text):
+    """A segment of the path to a document, which cannot lead to other paths in Vault."""
 
     def __init__(self, **options: Any):
         super().__init__(
@@ -21367,9 +21367,9 @@ class VaultDocument(Model):
     key = "entity_type entity_id evidence_type version"
 
     id = Uuid()
-    entity_type = _PathPiece()
-    entity_id = _PathPiece()
-    evidence_type = _PathPiece()
+    entity_type = _PathSegment()
+    entity_id = _PathSegment()
+    evidence_type = _PathSegment()
     version = Integer(1, 2**31 - 1)
     data = Encrypted(2_000_000, hidden=True)
     stored_at = Timestamp(6, default=now_exactly)
@@ -21377,14 +21377,16 @@ class VaultDocument(Model):
 
 
 #: Type and id of the subject of a document, and the type of evidence.
-Place = tuple[str, str, str]
+DocumentKey = tuple[str, str, str]
+_KEY_FIELDS = (VaultDocument.entity_type, VaultDocument.entity_id, VaultDocument.evidence_type)
 
 
 class EvidenceStore:
     """Stores documents encrypted in the workspace's file; the subclass stores them in Vault.
 
-    The network part of a write is in `send` or `withdraw`, outside of the transaction; `_keep` or
-    `forget` then records the result. A dry run changes nothing in Vault.
+    The network part of a write is in `send` or `send_deletion`, outside of the transaction;
+    `record_version` or `record_deletion` then records the result. A dry run changes nothing in
+    Vault.
     """
 
     def __init__(self, settings: Settings):
@@ -21394,56 +21396,44 @@ class EvidenceStore:
         """Close idle connections."""
 
     def path(self, *pieces: str) -> str:
-        """The path of documents below the mount; each of several workspaces has its own."""
+        """Return the path of documents below the mount; each of several workspaces has its own."""
         own = (session().workspace.slug,) if self.settings.workspaces else ()
         return "/".join([*own, "evidence", *pieces])
 
-    def newest(self, location: Place) -> Any:
+    def newest(self, location: DocumentKey) -> Any:
         """Return `version` and `stored_at` of a document; None if there never was one."""
-        entity_type, entity_id, evidence_type = location
-        versions = VaultDocument.select().where(
-            VaultDocument.entity_type == entity_type,
-            VaultDocument.entity_id == entity_id,
-            VaultDocument.evidence_type == evidence_type,
-        )
+        versions = VaultDocument.select().where(*map(eq, _KEY_FIELDS, location))
         return versions.order_by(VaultDocument.version.desc()).first()
 
     def types(self, entity_type: str, entity_id: str) -> list[str]:
         """Return the types of evidence about a subject, including deleted ones."""
         query = VaultDocument.select(VaultDocument.evidence_type).distinct()
-        query = query.where(
-            VaultDocument.entity_type == entity_type, VaultDocument.entity_id == entity_id
-        )
+        query = query.where(*map(eq, _KEY_FIELDS, (entity_type, entity_id)))
         return [name for (name,) in query.order_by(VaultDocument.evidence_type).tuples()]
 
-    def contents(self, location: Place) -> dict[str, str] | None:
+    def contents(self, location: DocumentKey) -> dict[str, str] | None:
         """Return a document; None if there is none, or its newest version is deleted."""
         document = self.newest(location)
         return json.loads(document.data) if document and not document.deleted_at else None
 
     def health(self) -> tuple[bool, str]:
         """Return whether documents can be stored and read, and a sentence about it."""
-        return (True, "The built-in store is available: evidence is encrypted in the workspace.")
+        return True, "The built-in store is available: evidence is encrypted in the workspace."
 
-    def send(self, location: Place, data: dict[str, str], dry_run: bool) -> Any:
+    def send(self, location: DocumentKey, data: dict[str, str], dry_run: bool) -> Any:
         """Send a document to Vault, if it is stored there."""
 
-    def record_version(self, location: Place, data: dict[str, str], sent: Any) -> Any:
+    def record_version(self, location: DocumentKey, data: dict[str, str], sent: Any) -> Any:
         """Record a new version of a document; return its metadata."""
-        entity_type, entity_id, evidence_type = location
+        key = {field.name: value for field, value in zip(_KEY_FIELDS, location, strict=True)}
         before = self.newest(location)
-        return VaultDocument.create(
-            entity_type=entity_type,
-            entity_id=entity_id,
-            evidence_type=evidence_type,
-            version=before.version + 1 if before else 1,
-            data=to_json(data),
-        )
+        version = before.version + 1 if before else 1
+        return VaultDocument.create(**key, version=version, data=to_json(data))
 
-    def withdraw(self, location: Place, dry_run: bool) -> Any:
+    def send_deletion(self, location: DocumentKey, dry_run: bool) -> Any:
         """Delete the newest version in Vault, if it is stored there."""
 
-    def record_deletion(self, location: Place, sent: Any) -> Any:
+    def record_deletion(self, location: DocumentKey, sent: Any) -> Any:
         """Record that the newest version is deleted; return its metadata, if there is one."""
         document = self.newest(location)
         if document and not document.deleted_at:
@@ -21479,11 +21469,13 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         values = pieces.validate({"entityType": entity_type, "entityId": entity_id})
         return tuple(values.values())
 
-    def location(self, named: Mapping, *path: str) -> Place:
+    def location(self, named: Mapping, *path: str) -> DocumentKey:
         """The document that a path and a query or body mean together."""
         return (*self.about(*path), named["evidence_type"])
 
-    def describe_document(self, context: RequestContext, location: Place, version: Any) -> dict:
+    def describe_document(
+        self, context: RequestContext, location: DocumentKey, version: Any
+    ) -> dict:
         """The metadata of a document."""
         mount, path = context.settings.vault_mount, context.lite.vault.path(*location)
         return {
@@ -21544,7 +21536,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
     def prepare_delete_vault_evidence(self, context, *path):
         """Delete a document in Vault, if it is configured; a dry run only checks the permission."""
         dry_run = context.operation.surface.is_dry_run(context.request)
-        return context.lite.vault.withdraw(self.location(context.query, *path), dry_run)
+        return context.lite.vault.send_deletion(self.location(context.query, *path), dry_run)
 
     @route(
         "GET /api/v1/evidence/{evidenceKey}/{entityKey}/list",
@@ -21773,7 +21765,7 @@ class _VaultVersion(NamedTuple):
 
 
 class _HashicorpVault(EvidenceStore):
-    """Keeps documents in a key-value store of version 2 in HashiCorp Vault."""
+    """Stores documents in a key-value store of version 2 in HashiCorp Vault."""
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
@@ -21840,7 +21832,7 @@ class _HashicorpVault(EvidenceStore):
         VaultWrite.create(action="STORED", vault_path=path, version=sent.version)
         return sent
 
-    def withdraw(self, location, dry_run):
+    def send_deletion(self, location, dry_run):
         if dry_run:
             return self.check_capabilities(location, "delete")
         self.call(self.store.delete_latest_version_of_secret, self.path(*location))
@@ -21850,7 +21842,7 @@ class _HashicorpVault(EvidenceStore):
         VaultWrite.create(action="DELETED", vault_path=f"{self.mount}/{self.path(*location)}")
         return sent
 
-    def check_capabilities(self, location: Place, *needed: str) -> _VaultVersion | None:
+    def check_capabilities(self, location: DocumentKey, *needed: str) -> _VaultVersion | None:
         """Return the metadata of a document, if Vault permits this server to write it."""
         paths = [f"{self.mount}/{part}/{self.path(*location)}" for part in ("data", "metadata")]
         capabilities = self.requests.call(self.system.get_capabilities, paths)
@@ -24011,86 +24003,70 @@ more than ten minutes before.
 # Built-in templates of flows for well-known frameworks.
 
 
-class _HubTemplate(NamedTuple):
-    """The requirements of a framework for deliveries: attestations by name, each with its type."""
+class _HubTemplate:
+    """The requirements of a framework for deliveries: attestations, as `name` or `name=type`."""
 
-    id: str
-    name: str
-    description: str
-    framework: str
-    version: str
-    attestations: Mapping[str, str]
+    def __init__(self, attestations: str, **head: str):
+        self.head = head
+        pairs = (word.partition("=") for word in attestations.split())
+        self.attestations = {name: type or name for name, _, type in pairs}
 
     def yaml(self) -> str:
-        """The template as a flow has it, in which every text is quoted as in JSON."""
-        head = ("id", "name", "description", "framework", "version")
-        lines = [f"{member}: {quote(getattr(self, member))}" for member in head]
+        """Return the template of a flow; texts are quoted as in JSON."""
+        lines = [f"{member}: {quote(text)}" for member, text in self.head.items()]
         lines += ["trail:", "  attestations:"]
         for name, type in self.attestations.items():
             lines += [f"    - name: {quote(name)}", f"      type: {quote(type)}"]
         return "\n".join([*lines, ""])
 
     def json(self) -> dict:
-        """The template as the API returns it."""
-        head = ("id", "name", "description", "framework", "version")
-        return {**{member: getattr(self, member) for member in head}, "yaml": self.yaml()}
-
-
-def _attested_by(names: str) -> dict[str, str]:
-    """Parse attestations with their types, from words such as `name` or `name=type`."""
-    pairs = (word.partition("=") for word in names.split())
-    return {name: type or name for name, _, type in pairs}
+        """Return the template for a response."""
+        return {**self.head, "yaml": self.yaml()}
 
 
 _HUB_TEMPLATES = {
-    template.id: template
+    template.head["id"]: template
     for template in (
         _HubTemplate(
-            "slsa-level-2",
-            "SLSA Level 2",
-            "A hosted build tells where the artifact comes from, and its source is under control.",
-            "SLSA",
-            "1.0",
-            _attested_by("build-provenance source-control"),
+            "build-provenance source-control",
+            id="slsa-level-2",
+            name="SLSA Level 2",
+            description="A hosted build proves the origin of the artifact; its source is tracked.",
+            framework="SLSA",
+            version="1.0",
         ),
         _HubTemplate(
-            "slsa-level-3",
-            "SLSA Level 3",
-            "Level 2 on a hardened builder: nothing gets in unseen, and a second build agrees.",
-            "SLSA",
-            "1.0",
-            _attested_by("build-provenance source-control hermetic-build reproducible-build"),
+            "build-provenance source-control hermetic-build reproducible-build",
+            id="slsa-level-3",
+            name="SLSA Level 3",
+            description="Level 2 on a hardened builder: the build is isolated and reproducible.",
+            framework="SLSA",
+            version="1.0",
         ),
         _HubTemplate(
-            "pci-dss-v4",
-            "PCI DSS v4.0",
-            "Software that touches card data: reviewed, scanned, attacked and assessed.",
-            "PCI-DSS",
-            "4.0",
-            _attested_by(
-                "code-review security-scan penetration-test "
-                "vulnerability-assessment=vulnerability-scan"
-            ),
+            "code-review security-scan penetration-test "
+            "vulnerability-assessment=vulnerability-scan",
+            id="pci-dss-v4",
+            name="PCI DSS v4.0",
+            description="Software for card data: reviewed, scanned, penetration-tested, assessed.",
+            framework="PCI-DSS",
+            version="4.0",
         ),
         _HubTemplate(
-            "sox-itgc",
-            "SOX IT General Controls",
-            "Changes to systems of financial reporting: approved, reviewed and on record.",
-            "SOX",
-            "2024",
-            _attested_by(
-                "change-approval=approval access-review code-review audit-log=audit-trail"
-            ),
+            "change-approval=approval access-review code-review audit-log=audit-trail",
+            id="sox-itgc",
+            name="SOX IT General Controls",
+            description="Changes to systems of financial reporting: approved, reviewed and logged.",
+            framework="SOX",
+            version="2024",
         ),
         _HubTemplate(
-            "gdpr-art32",
-            "GDPR Article 32",
-            "Security of processing: personal data reviewed, scanned for holes and encrypted.",
-            "GDPR",
-            "2018",
-            _attested_by(
-                "data-protection-review security-scan encryption-verified=encryption-attestation"
-            ),
+            "data-protection-review security-scan encryption-verified=encryption-attestation",
+            id="gdpr-art32",
+            name="GDPR Article 32",
+            description="Security of processing: personal data reviewed, scanned and encrypted.",
+            framework="GDPR",
+            version="2018",
         ),
     )
 }
@@ -24100,7 +24076,7 @@ _HUB_TEMPLATE = object_schema(
 
 
 class HubTemplates(Factstore, tag="Hub"):
-    """The templates that the product brings along."""
+    """The built-in templates."""
 
     def find(self, key):
         if key not in _HUB_TEMPLATES:
@@ -24109,7 +24085,7 @@ class HubTemplates(Factstore, tag="Hub"):
 
     @route("GET /api/v1/hub/templates", id="listHubTemplates", answer=array_of(_HUB_TEMPLATE))
     def list(self, context):
-        """List the templates that the product brings along."""
+        """List the built-in templates."""
         return [template.json() for template in _HUB_TEMPLATES.values()]
 
     @route("GET /api/v1/hub/templates/{template}", id="getHubTemplate", answer=_HUB_TEMPLATE)
@@ -24122,8 +24098,8 @@ class HubTemplates(Factstore, tag="Hub"):
         """Create a flow with the name and the requirements of a template."""
         template = self.find(key)
         return Flow.create(
-            name=template.name,
-            description=template.description,
+            name=template.head["name"],
+            description=template.head["description"],
             required_attestation_types=[*template.attestations.values()],
             template_yaml=template.yaml(),
         )
@@ -24143,26 +24119,27 @@ class _PackedFile(NamedTuple):
     path: str
     size: int
     sha256: str
-    pieces: Callable[[], Iterable[bytes]]
+    parts: Callable[[], Iterable[bytes]]
 
     @classmethod
-    def holding(cls, path: str, data: bytes) -> _PackedFile:
-        """Make a file of bytes."""
-        return cls(path, len(data), hashlib.sha256(data).hexdigest(), lambda: [data])
+    def of(cls, path: str, data: bytes, parts: Callable | None = None) -> _PackedFile:
+        """Create a file with this content, which `parts` reads again if it is not in memory."""
+        digest = hashlib.sha256(data).hexdigest()
+        return cls(path, len(data), digest, parts or (lambda: [data]))
 
     def tar(self) -> Iterator[bytes]:
         """Yield the file in the format of tar (POSIX ustar), without time and owner.
 
-        Raises Damaged, at its end, if the bytes do not match the size and the hash.
+        Raise Damaged at its end if the bytes do not match the hash.
         """
         import tarfile
 
         head, digest = tarfile.TarInfo(self.path), hashlib.sha256()
         head.size = self.size
         yield head.tobuf(tarfile.USTAR_FORMAT)
-        for piece in self.pieces():
-            digest.update(piece)
-            yield piece
+        for part in self.parts():
+            digest.update(part)
+            yield part
         if digest.hexdigest() != self.sha256:
             raise Damaged
         yield bytes(-self.size % tarfile.BLOCKSIZE)
@@ -24181,16 +24158,15 @@ class _AuditPackage:
         self.evidence: list[dict] = []
 
     def add_document(self, path: str, data: bytes) -> None:
-        """Add a document."""
-        start = self.documents.seek(0, os.SEEK_END)
-        if start + len(data) > self.limit:
+        """Add a document; raise TooMuch beyond the limit of all documents together."""
+        start, size = self.documents.seek(0, os.SEEK_END), len(data)
+        if start + size > self.limit:
             raise TooMuch
         self.documents.write(data)
-        digest = hashlib.sha256(data).hexdigest()
-        self.add_file(_PackedFile(path, len(data), digest, lambda: [self.read(start, len(data))]))
+        self.add_file(_PackedFile.of(path, data, lambda: [self.read(start, size)]))
 
     def read(self, start: int, size: int) -> bytes:
-        """A stretch of the documents."""
+        """Read a part of the documents."""
         self.documents.seek(start)
         return self.documents.read(size)
 
@@ -24205,8 +24181,7 @@ class _AuditPackage:
             self.add_document(f"{folder}/{key}.json", unseal(text.encode(), session().ring))
 
     def add_evidence(self, file: EvidenceFile, workspace: Workspace) -> None:
-        """Add an evidence file, under its hash or its own path; raises Damaged if it was
-        changed."""
+        """Add an evidence file under its hash; raise Damaged if it was changed."""
         digest = file.sha256_hash
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise Damaged(f"Evidence file {file.id} has no hash to verify it with.")
@@ -24233,20 +24208,22 @@ class _AuditPackage:
             "evidence": self.evidence,
         }
         text = json.dumps(contents, indent=2, ensure_ascii=False).encode()
-        manifest = _PackedFile.holding("manifest.json", text)
-        about = f"{subject.noun()} {subject.id}", f"sha256 {manifest.sha256}"
-        lines = f"{checkpoints.origin}/audit-package", *about
-        note = checkpoints.sign_note("".join(f"{line}\n" for line in lines))
-        return [manifest, _PackedFile.holding("manifest.sig", note.encode())]
+        manifest = _PackedFile.of("manifest.json", text)
+        note = checkpoints.sign_note(
+            f"{checkpoints.origin}/audit-package\n{subject.noun()} {subject.id}\n"
+            f"sha256 {manifest.sha256}\n"
+        )
+        return [manifest, _PackedFile.of("manifest.sig", note.encode())]
 
     def archive(self, *first: _PackedFile) -> Iterator[bytes]:
-        """These files, then those of the package, as tar in gzip (RFC 1952) without a time."""
-        squeeze = zlib.compressobj(wbits=31)
+        """Yield these files, then those of the package, as tar in gzip without a time."""
+        # 31 selects the format of gzip (RFC 1952).
+        compressor = zlib.compressobj(wbits=31)
         with self.documents:
             for file in (*first, *self.files.values()):
-                yield from filter(None, map(squeeze.compress, file.tar()))
+                yield from filter(None, map(compressor.compress, file.tar()))
         # Two empty blocks are the end of an archive.
-        yield squeeze.compress(bytes(1024)) + squeeze.flush()
+        yield compressor.compress(bytes(1024)) + compressor.flush()
 
 
 def _plain_suffix(name: str) -> str:
@@ -24262,14 +24239,14 @@ def _send_package(
     artifacts: peewee.Expression,
     attestations: peewee.Expression,
 ) -> Response:
-    """Answer with the records of a trail that fit, and the evidence of those attestations."""
+    """Return the archive of the selected records of a trail, and of their evidence."""
     named = Attestation.select(Attestation.id).where(attestations)
     files = EvidenceFile.select().where(EvidenceFile.attestation.in_(named))
     with contextlib.ExitStack() as unless_done:
         folder = storage_folder(context.settings)
         documents = unless_done.enter_context(temporary_file(folder))
         package = _AuditPackage(documents, context.settings.list_limit)
-        # One snapshot, however much is written meanwhile.
+        # One snapshot, whatever other requests write meanwhile.
         with session().database.atomic():
             flow = Trail.find(trail).flow_id
             package.add_document("trail.json", context.workspace.json_of(Trail, trail))
