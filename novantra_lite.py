@@ -10469,7 +10469,7 @@ class LenientRequest(DemandingRequest):
 SESSION_PREFIX = "fsu_"
 
 
-def _check_nearness(request: falcon.Request, settings: Settings) -> None:
+def _require_local(request: falcon.Request, settings: Settings) -> None:
     """Reject a request without credentials that this machine only forwards.
 
     A foreign page may send it with the operator's browser, under a name that resolves to loopback;
@@ -10477,14 +10477,14 @@ def _check_nearness(request: falcon.Request, settings: Settings) -> None:
     """
     host = request.get_header("Host")
     if host is not None and not is_loopback(host):
-        refused = "its Host header must name localhost"
+        rule = "its Host header must name localhost"
     elif not all(map(is_loopback, forwarded_hosts(request))):
-        refused = "a proxy must not ask for other machines"
+        rule = "a proxy must not forward requests of other machines"
     elif is_of_foreign_page(request, settings.cors_origins):
-        refused = "a page of another origin must be listed in the setting cors_origins"
+        rule = "the setting cors_origins must list the origin of a page"
     else:
         return
-    raise Forbidden(f"A request without credentials is of this machine alone: {refused}.")
+    raise Forbidden(f"Only this machine may send requests without credentials: {rule}.")
 
 
 class _FactstoreSurface(Surface):
@@ -10498,7 +10498,7 @@ class _FactstoreSurface(Surface):
     )
 
     def credentials(self, request):
-        """The bearer token, or the value of an ApiKey or X-Api-Key header."""
+        """Return the bearer token, or the value of an ApiKey or X-Api-Key header."""
         scheme, _, token = (request.auth or "").partition(" ")
         if scheme.lower() in ("bearer", "apikey"):
             return token.strip()
@@ -10525,7 +10525,7 @@ class _FactstoreSurface(Surface):
         if address and address.is_loopback:
             context.workspace = lite.workspace
             context.principal = Principal("anonymous", frozenset(FACTSTORE_SCOPES))
-            _check_nearness(request, lite.settings)
+            _require_local(request, lite.settings)
             return
         super().identify(context)
 
@@ -10600,18 +10600,18 @@ class _FactstoreSurface(Surface):
         )
 
     def paged_schema(self, schema_name: str, always: bool = False) -> dict:
-        """The JSON schema of a list that is bare, or paged on request."""
+        """Return the JSON schema of a list that is bare, or paged on request."""
         bare = self.page_schema(Named("", schema_name))
         numbers = dict.fromkeys(_ITEM_NUMBERS, WHOLE)
         page = object_schema(items=bare, **numbers)
         return page if always else {"anyOf": [bare, page]}
 
     def one_schema(self, schema_name: str) -> dict:
-        """The JSON schema of a record, by the name of its schema."""
+        """Return the JSON schema of a record, by the name of its schema."""
         return self.record_schema(Named("", schema_name))
 
     def array_schema(self, schema_name: str) -> dict:
-        """The JSON schema of a bare array of records, by the name of their schema."""
+        """Return the JSON schema of a bare array of records, by the name of their schema."""
         return self.page_schema(Named("", schema_name))
 
 
@@ -10630,13 +10630,13 @@ COMMAND_RESULT = object_schema(
 
 
 def created(record: Model) -> dict:
-    """The result of a command of the second version that created a record."""
+    """Return the second version's response to the creation of a record."""
     return {"id": record.id, "status": "created", "timestamp": now_exactly()}
 
 
 def _updated(record: Model) -> dict:
-    """The result of a command of the second version that changed a record."""
-    return {"id": record.id, "status": "updated", "timestamp": now_exactly()}
+    """Return the second version's response to an update of a record."""
+    return created(record) | {"status": "updated"}
 
 
 class SecondVersion(Factstore):
@@ -21135,7 +21135,7 @@ th, td { border-bottom-width: 1px; text-align: left; vertical-align: top }
 
 
 def html_page(title: str, style: str, body: str) -> str:
-    """A whole HTML page; the title and the body are escaped already."""
+    """Return an HTML page; the title and the body must be escaped."""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -22080,7 +22080,7 @@ class Search(Factstore, tag="Search"):
 
 # --- Reports ------------------------------------------------------------------
 
-_RATE, _MOMENT = {"type": "number", "minimum": 0, "maximum": 100}, Timestamp(6).describe()
+_RATE = {"type": "number", "minimum": 0, "maximum": 100}
 _STANDINGS = ("COMPLIANT", "NON_COMPLIANT", "PENDING")
 _TRAIL_TOTALS = {
     **dict.fromkeys(
@@ -22106,7 +22106,7 @@ _SUMMARY = Schema.of(Trail, "id git_commit_sha git_branch git_author status crea
 
 
 def _begun_sql(one_flow: bool, status: str, period: str) -> str:
-    """SQL for the trails of the flow `?1`, or of all, with a status that began in a period."""
+    """Return SQL for the trails of the flow `?1`, or of all, that began in a period."""
     flows = '(SELECT "id" FROM "flow" WHERE "id" = ?1)' if one_flow else '"flow"'
     # The index of trails begins with the flow: those of all flows are selected flow by flow.
     return f"""FROM {flows} AS f CROSS JOIN "trail" AS t1 WHERE t1."flow_id" = f."id"
@@ -22115,10 +22115,9 @@ def _begun_sql(one_flow: bool, status: str, period: str) -> str:
 
 @functools.cache
 def _report_sql(one_flow: bool) -> str:
-    """SQL for the numbers of trails by status, and for the JSON text of those that do not comply.
+    """Return SQL for the numbers of trails by status, and for those that do not comply as JSON.
 
-    Its parameters are a flow's id, and the first and last time. It is one statement, so that all is
-    of one snapshot.
+    Its parameters are a flow's id, and the first and last time. One statement reads one snapshot.
     """
     numbers = ", ".join(
         f"""'{name}', t1."{column.column_name}\"""" for name, (_, column) in _SUMMARY.items()
@@ -22157,23 +22156,20 @@ that do not comply. The audit trail holds everything that was recorded for one t
     def get_compliance_report(self, context):
         """Count the trails of one flow or of all, and list those that do not comply."""
         flow_id, first, last = (context.query.get(name) for name in ("flow_id", "from", "to"))
-        named = {
-            "flowId": flow_id,
-            "flowName": Flow.find(flow_id).name if flow_id else "All Flows",
-            "from": first,
-            "to": last,
-        }
-        values = flow_id, first, last
-        *numbers, listed = fetch_joined(_report_sql(flow_id is not None), values)
-        totals = trail_totals(dict(zip(_STANDINGS, numbers, strict=True)))
-        text = to_json(named | totals)[:-1].encode()
-        return b'%b,"nonCompliantTrailList":[%b]}' % (text, listed or b"")
+        flow_name = Flow.find(flow_id).name if flow_id else "All Flows"
+        sql = _report_sql(flow_id is not None)
+        *numbers, trails = fetch_joined(sql, (flow_id, first, last))
+        return join_members(
+            {"flowId": flow_id, "flowName": flow_name, "from": first, "to": last}
+            | trail_totals(dict(zip(_STANDINGS, numbers, strict=True)))
+            | {"nonCompliantTrailList": b"[%b]" % (trails or b"")}
+        )
 
     @route(
         "GET /api/v1/reports/audit-trail/{trailId}",
         answer=object_schema(
             trailId=UUID_TEXT,
-            exportedAt=_MOMENT,
+            exportedAt=TIME_TEXT,
             trail=FACTSTORE.one_schema("TrailResponse"),
             flow=FACTSTORE.one_schema("FlowResponse"),
             artifacts=FACTSTORE.array_schema("ArtifactResponse"),
@@ -22189,9 +22185,25 @@ that do not comply. The audit trail holds everything that was recorded for one t
         return join_members({"trailId": key, "exportedAt": now_exactly(), **records})
 
 
-def _percentage(part: int, total: int) -> float:
-    """A share of a total in percent, unrounded; 0 of nothing."""
-    return 100 * part / total if total else 0.0
+def _compliance_totals() -> dict[str, float]:
+    """Count all trails and attestations by status; the percentage is not rounded."""
+    trails, attestations = count_by_status(Trail), count_by_status(Attestation)
+    total = trails.total()
+    return {
+        "totalTrails": total,
+        "compliantTrails": trails["COMPLIANT"],
+        "nonCompliantTrails": trails["NON_COMPLIANT"],
+        "complianceRate": 100 * trails["COMPLIANT"] / total if total else 0.0,
+        "totalAttestations": attestations.total(),
+        "passedAttestations": attestations["PASSED"],
+        "failedAttestations": attestations["FAILED"],
+    }
+
+
+def _security_totals() -> dict[str, int]:
+    """Add up all security scans; a scan passes if its attestation does."""
+    totals, passed, _ = scan_totals()
+    return totals | {"passedScans": passed, "failedScans": totals["totalScans"] - passed}
 
 
 class Metrics(Factstore, tag="Metrics"):
@@ -22216,35 +22228,23 @@ has several workspaces, each needs its own scrape with a key of its own, and ser
             totalAttestations=WHOLE,
             passedAttestations=WHOLE,
             failedAttestations=WHOLE,
-            generatedAt=_MOMENT,
+            generatedAt=TIME_TEXT,
         ),
     )
     def get_compliance_metrics(self, context):
-        """Count all trails and attestations by how they ended; the percentage is not rounded."""
-        trails, attestations = count_by_status(Trail), count_by_status(Attestation)
-        return {
-            "totalTrails": trails.total(),
-            "compliantTrails": trails["COMPLIANT"],
-            "nonCompliantTrails": trails["NON_COMPLIANT"],
-            "complianceRate": _percentage(trails["COMPLIANT"], trails.total()),
-            "totalAttestations": attestations.total(),
-            "passedAttestations": attestations["PASSED"],
-            "failedAttestations": attestations["FAILED"],
-            "generatedAt": now_exactly(),
-        }
+        """Count all trails and attestations by status; the percentage is not rounded."""
+        return _compliance_totals() | {"generatedAt": now_exactly()}
 
     @route(
         "GET /api/v1/metrics/security",
         answer=object_schema(
             **dict.fromkeys(("totalScans", "passedScans", "failedScans", *SCAN_TOTALS), WHOLE),
-            generatedAt=_MOMENT,
+            generatedAt=TIME_TEXT,
         ),
     )
     def get_security_metrics(self, context):
         """Add up all security scans; a scan passes if its attestation does."""
-        totals, passed, _ = scan_totals()
-        ended = {"passedScans": passed, "failedScans": totals["totalScans"] - passed}
-        return totals | ended | {"generatedAt": now_exactly()}
+        return _security_totals() | {"generatedAt": now_exactly()}
 
 
 class Dashboard(Factstore, tag="Dashboard"):
@@ -22263,21 +22263,25 @@ _UNDECIDED = f"""SELECT count(*) FROM "approval" AS t1
     WHERE t1."status" = 'PENDING_APPROVAL' AND {Approval.standing} = 'PENDING_APPROVAL'"""
 
 
+_GAUGES = {
+    "totalTrails": ("trails_total", "Trails."),
+    "compliantTrails": ("trails_compliant", "Trails that comply."),
+    "nonCompliantTrails": ("trails_non_compliant", "Trails that do not comply."),
+    "totalAttestations": ("attestations_total", "Attestations."),
+    "passedAttestations": ("attestations_passed", "Attestations that passed."),
+    "failedAttestations": ("attestations_failed", "Attestations that failed."),
+    "totalScans": ("security_scans_total", "Security scans."),
+    "passedScans": ("security_scans_passed", "Scans that passed."),
+    "failedScans": ("security_scans_failed", "Scans that failed."),
+    "complianceRate": ("compliance_rate", "Percentage of all trails that comply, from 0 to 100."),
+}
+
+
 def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
     """Return name, help text and value of each gauge for Grafana's dashboards."""
-    trails, attestations = count_by_status(Trail), count_by_status(Attestation)
-    scans, passed, _ = scan_totals()
-    rate = _percentage(trails["COMPLIANT"], trails.total())
-    yield "trails_total", "Trails.", trails.total()
-    yield "trails_compliant", "Trails that comply.", trails["COMPLIANT"]
-    yield "trails_non_compliant", "Trails that do not comply.", trails["NON_COMPLIANT"]
-    yield "attestations_total", "Attestations.", attestations.total()
-    yield "attestations_passed", "Attestations that passed.", attestations["PASSED"]
-    yield "attestations_failed", "Attestations that failed.", attestations["FAILED"]
-    yield "security_scans_total", "Security scans.", scans["totalScans"]
-    yield "security_scans_passed", "Scans that passed.", passed
-    yield "security_scans_failed", "Scans that failed.", scans["totalScans"] - passed
-    yield "compliance_rate", "Percentage of all trails that comply, from 0 to 100.", rate
+    totals = _compliance_totals() | _security_totals()
+    for member, (name, help_text) in _GAUGES.items():
+        yield name, help_text, totals[member]
     pending, drifted = (workspace.fetch_row(sql)[0] for sql in (_UNDECIDED, _DRIFTED))
     yield "approvals_pending", "Approvals that are pending.", pending
     yield "drift_detected", "Environments that differ from their baseline.", drifted
