@@ -1040,6 +1040,8 @@ class Member:
     sealed = False
     #: Grants access: even the audit log does not store earlier values.
     is_secret = False
+    #: SQL of the values that a CHECK of the table allows; empty for all.
+    literals = ""
 
     def __init__(
         self,
@@ -1053,6 +1055,12 @@ class Member:
         self.hidden = hidden or type(self).hidden
         #: The layout of the file that added the column; its former names, oldest first.
         self.since, self.former_names = since, tuple(former_names.split())
+
+    def bind(self, model: type[peewee.Model], name: str, set_attribute: bool = True) -> None:
+        """Add the CHECK, and bind the field to a model."""
+        if self.literals:
+            self.constraints = [peewee.Check(f'"{self.column_name or name}" IN ({self.literals})')]
+        super().bind(model, name, set_attribute)
 
     @property
     def recorded_name(self) -> str:
@@ -1174,10 +1182,9 @@ class Choice(Member, peewee.TextField):
         super().__init__(**options)
         self.words = tuple(words.split())
 
-    def bind(self, model, name, set_attribute=True):
-        words = ", ".join(f"'{word}'" for word in self.words)
-        self.constraints = [peewee.Check(f'"{self.column_name or name}" IN ({words})')]
-        super().bind(model, name, set_attribute)
+    @property
+    def literals(self):
+        return ", ".join(f"'{word}'" for word in self.words)
 
     def read(self, value):
         if value not in self.words:
@@ -1245,11 +1252,7 @@ class Number(Member, peewee.FloatField):
 class Boolean(Member, peewee.IntegerField):
     """True or false, stored as 1 or 0."""
 
-    json_type, python_type = "boolean", bool
-
-    def bind(self, model, name, set_attribute=True):
-        self.constraints = [peewee.Check(f'"{self.column_name or name}" IN (0, 1)')]
-        super().bind(model, name, set_attribute)
+    json_type, python_type, literals = "boolean", bool, "0, 1"
 
     def db_value(self, value):
         return None if value is None else int(value)
@@ -4546,23 +4549,23 @@ class RequestContext:
 
     def read_raw(self) -> bytes:
         """Read the bytes of the body; raise TooLarge beyond the operation's limit."""
-        if self.raw:
-            return self.raw
-        limit = getattr(self.settings, self.operation.limit)
-        length = self.request.content_length
-        if length is None or length <= limit:
+        if not self.raw:
+            limit = self.check_size(self.request.content_length or 0)
             self.raw = self.stream().read(limit + 1)
-        if len(self.raw) > limit or (length or 0) > limit:
-            raise TooLarge(f"The body is over the limit of {limit} bytes.")
+            self.check_size(len(self.raw))
         return self.raw
 
     def read_upload(self) -> Upload:
         """Read the file of a multipart body in parts."""
-        limit, folder = getattr(self.settings, self.operation.limit), storage_folder(self.settings)
-        if (self.request.content_length or 0) > limit:
+        stream = SizeLimitedStream(self.stream(), self.check_size(self.request.content_length or 0))
+        return read_upload(stream, self.request.content_type, storage_folder(self.settings))
+
+    def check_size(self, size: int) -> int:
+        """Return the maximum size of the body in bytes; raise TooLarge if `size` exceeds it."""
+        limit = getattr(self.settings, self.operation.limit)
+        if size > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes.")
-        stream = SizeLimitedStream(self.stream(), limit)
-        return read_upload(stream, self.request.content_type, folder)
+        return limit
 
     def stream(self) -> IO[bytes]:
         """Return the stream of the body, which ends with it."""
@@ -21046,10 +21049,11 @@ _CUSTODY = object_schema(
 )
 
 
-#: The members of a trail's export: the model, and the SQL condition and order, with the trail `?1`.
+#: The members of a trail's export, for the trail `?1`: the model, the SQL condition, and the SQL
+#: order of a list.
 TRAIL_EXPORT = {
-    "trail": (Trail, '"id" = ?1', "1"),
-    "flow": (Flow, '"id" = (SELECT "flow_id" FROM "trail" WHERE "id" = ?1)', "1"),
+    "trail": (Trail, '"id" = ?1', ""),
+    "flow": (Flow, '"id" = (SELECT "flow_id" FROM "trail" WHERE "id" = ?1)', ""),
     "artifacts": (Artifact, '"trail_id" = ?1', 't1."rowid"'),
     "attestations": (Attestation, '"trail_id" = ?1', 't1."rowid"'),
     "evidenceFiles": (
@@ -21058,16 +21062,15 @@ TRAIL_EXPORT = {
         't1."rowid"',
     ),
 }
-#: In the order of the attestations that the files belong to.
+#: Evidence files are in the order of their attestations.
 _CUSTODY_EXPORT = {
-    "artifact": (Artifact, '"id" = ?2', "1"),
-    **TRAIL_EXPORT,
+    "artifact": (Artifact, '"id" = ?2', ""),
+    **{name: TRAIL_EXPORT[name] for name in ("trail", "flow", "attestations")},
     "evidenceFiles": (
         *TRAIL_EXPORT["evidenceFiles"][:2],
         '(SELECT "rowid" FROM "attestation" WHERE "id" = t1."attestation_id"), t1."rowid"',
     ),
 }
-del _CUSTODY_EXPORT["artifacts"]
 
 
 def export_records(export: Mapping[str, tuple], *values: str) -> dict[str, bytes]:
@@ -21075,13 +21078,13 @@ def export_records(export: Mapping[str, tuple], *values: str) -> dict[str, bytes
     columns = (
         f"""(SELECT CAST(group_concat(text) AS BLOB) FROM (
             SELECT {model.statements().text.sql} AS text FROM "{model._meta.table_name}" AS t1
-            WHERE t1.{condition} ORDER BY {order}))"""
+            WHERE t1.{condition} ORDER BY {order or 1}))"""
         for model, condition, order in export.values()
     )
     texts = fetch_joined(f"SELECT {', '.join(columns)}", values)
     return {
-        name: b"[%b]" % (text or b"") if name.endswith("s") else text
-        for name, text in zip(export, texts, strict=True)
+        name: b"[%b]" % (text or b"") if order else text
+        for (name, (_, _, order)), text in zip(export.items(), texts, strict=True)
     }
 
 
