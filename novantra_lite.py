@@ -11709,6 +11709,16 @@ def slack_message(notification: Mapping[str, Any]) -> str:
 # --- Notifying ----------------------------------------------------------------
 # Rules select who is notified of which event; deliveries record the results.
 
+#: The triggers of rules, with the severity of their notifications: CRITICAL blocks a release,
+#: WARNING needs attention, INFO awaits a decision.
+_SEVERITIES_OF_TRIGGERS = {
+    "ATTESTATION_FAILED": "WARNING",
+    "GATE_BLOCKED": "CRITICAL",
+    "DRIFT_DETECTED": "WARNING",
+    "APPROVAL_REQUIRED": "INFO",
+    "TRAIL_NON_COMPLIANT": "CRITICAL",
+    "APPROVAL_REJECTED": "WARNING",
+}
 #: Characters of a message; a gate may have thousands of reasons.
 _MESSAGE_SIZE = 2000
 #: The rules that match an event, which may have no flow or environment.
@@ -11733,10 +11743,7 @@ class NotificationRule(Model):
     id = Uuid()
     name = Name()
     is_active = Boolean(default=True)
-    trigger_event = Choice(
-        "ATTESTATION_FAILED GATE_BLOCKED DRIFT_DETECTED APPROVAL_REQUIRED TRAIL_NON_COMPLIANT "
-        "APPROVAL_REJECTED"
-    )
+    trigger_event = Choice(" ".join(_SEVERITIES_OF_TRIGGERS))
     channel_type = Choice("SLACK WEBHOOK IN_APP")
     channel_config = _ChannelConfig(default="{}")
     filter_flow_id = Id(null=True)
@@ -11851,21 +11858,18 @@ def _notify_inside(notification: Mapping[str, Any], rule: str) -> None:
 
 def notify(
     trigger: str,
-    *,
     title: str,
     message: str,
-    severity: str,
-    entity_type: str | None,
-    entity_id: str | None,
+    record: Model | None,
+    *,
+    severity: str = "",
     flow_id: str | None = None,
     environment_id: str | None = None,
-    payload: Mapping[str, Any] = MappingProxyType({}),
+    **payload: Any,
 ) -> None:
-    """Notify by every active rule of a trigger, in the current transaction.
+    """Notify of a record by every active rule of a trigger, in the current transaction.
 
-    CRITICAL blocks a release: a trail that is no longer compliant, a gate that blocks. WARNING
-    needs attention: a failed attestation, drift, a rejection. INFO awaits a decision: a request for
-    approval, a test.
+    The severity is that of the trigger by default.
     """
     scope = trigger, flow_id, environment_id
     rules = session().database.connection().execute(_MATCHING, scope).fetchall()
@@ -11875,9 +11879,9 @@ def notify(
         "triggerEvent": trigger,
         "title": title,
         "message": message[:_MESSAGE_SIZE],
-        "severity": severity,
-        "entityType": entity_type,
-        "entityId": entity_id,
+        "severity": severity or _SEVERITIES_OF_TRIGGERS[trigger],
+        "entityType": record._meta.table_name if record else None,
+        "entityId": record.id if record else None,
         "filterFlowId": flow_id,
         "extraPayload": {**payload, "environmentId": environment_id},
     }
@@ -11959,11 +11963,10 @@ say why one failed.
         rule = self.find(key)
         notify(
             rule.trigger_event,
-            title="Test notification",
-            message=f"A test of the notification rule '{rule.name}'.",
+            "Test notification",
+            f"A test of the notification rule '{rule.name}'.",
+            rule,
             severity="INFO",
-            entity_type="notification_rule",
-            entity_id=rule.id,
             flow_id=rule.filter_flow_id,
             environment_id=rule.filter_environment_id,
         )
@@ -12435,13 +12438,12 @@ def update_trail_status(trail: Trail) -> None:
     if status == "NON_COMPLIANT":
         notify(
             "TRAIL_NON_COMPLIANT",
-            title="A trail is not compliant",
-            message=f"Something failed on the {trail.words}.",
-            severity="CRITICAL",
-            entity_type="trail",
-            entity_id=trail.id,
+            "A trail is not compliant",
+            f"Something failed on the {trail.words}.",
+            trail,
             flow_id=trail.flow_id,
-            payload={"gitCommitSha": trail.git_commit_sha, "buildUrl": trail.build_url},
+            gitCommitSha=trail.git_commit_sha,
+            buildUrl=trail.build_url,
         )
 
 
@@ -13249,13 +13251,13 @@ def notify_of_failure(trail: Trail, attestation: Attestation) -> None:
     """Notify of an attestation that has become FAILED."""
     notify(
         "ATTESTATION_FAILED",
-        title=f"The attestation '{attestation.type}' failed",
-        message=f"It was recorded on the {trail.words}.",
-        severity="WARNING",
-        entity_type="attestation",
-        entity_id=attestation.id,
+        f"The attestation '{attestation.type}' failed",
+        f"It was recorded on the {trail.words}.",
+        attestation,
         flow_id=trail.flow_id,
-        payload={"trailId": trail.id, "type": attestation.type, "name": attestation.name},
+        trailId=trail.id,
+        type=attestation.type,
+        name=attestation.name,
     )
 
 
@@ -15652,13 +15654,11 @@ def reject(approval: Approval, said: Mapping[str, Any], is_admin: bool = False) 
     who, comments = said["approver_identity"], said.get("comments")
     notify(
         "APPROVAL_REJECTED",
-        title="A release was rejected",
-        message=f"{who} rejected it: {comments}" if comments else f"{who} rejected it.",
-        severity="WARNING",
-        entity_type="approval",
-        entity_id=approval.id,
+        "A release was rejected",
+        f"{who} rejected it: {comments}" if comments else f"{who} rejected it.",
+        approval,
         flow_id=approval.flow_id,
-        payload={"trailId": approval.trail_id},
+        trailId=approval.trail_id,
     )
 
 
@@ -15721,13 +15721,12 @@ approval whose requester is not on record (an import, an older version) takes `f
         emit("factstore.approval.requested", {"approval": approval.json()})
         notify(
             "APPROVAL_REQUIRED",
-            title="A release waits for approval",
-            message=f"Approval is requested for the {trail.words}.",
-            severity="INFO",
-            entity_type="approval",
-            entity_id=approval.id,
+            "A release waits for approval",
+            f"Approval is requested for the {trail.words}.",
+            approval,
             flow_id=trail.flow_id,
-            payload={"trailId": trail.id, "requiredApprovers": approval.required_approvers},
+            trailId=trail.id,
+            requiredApprovers=approval.required_approvers,
         )
         return approval
 
@@ -15859,13 +15858,11 @@ def _record_verdict(flow: Flow, digest: str, verdict: _Verdict, payload: dict) -
     if not verdict.compliant:
         notify(
             "GATE_BLOCKED",
-            title=f"An artifact does not meet the flow '{flow.name}'",
-            message=verdict.details,
-            severity="CRITICAL",
-            entity_type="trail" if trail else None,
-            entity_id=trail,
+            f"An artifact does not meet the flow '{flow.name}'",
+            verdict.details,
+            Trail.find_or_none(trail) if trail else None,
             flow_id=flow.id,
-            payload={"artifactSha256": digest},
+            artifactSha256=digest,
         )
 
 
@@ -16396,13 +16393,11 @@ def report_drift(environment: Environment, snapshot: EnvironmentSnapshot | None)
             listed = ", ".join(f"{count} {change}" for change, count in counts.items())
             notify(
                 "DRIFT_DETECTED",
-                title=f"The environment '{environment.name}' has drifted",
-                message=f"Against its baseline: {listed}.",
-                severity="WARNING",
-                entity_type="drift_report",
-                entity_id=report.id,
+                f"The environment '{environment.name}' has drifted",
+                f"Against its baseline: {listed}.",
+                report,
                 environment_id=environment.id,
-                payload=payload | counts,
+                **payload | counts,
             )
 
 
@@ -19056,14 +19051,13 @@ def pass_gate(
     if result.decision == "BLOCKED":
         notify(
             "GATE_BLOCKED",
-            title=f"The gate of {result.environment or 'an unnamed environment'} is shut",
-            message=result.reason,
-            severity="CRITICAL",
-            entity_type="gate_result",
-            entity_id=result.id,
+            f"The gate of {result.environment or 'an unnamed environment'} blocks",
+            result.reason,
+            result,
             flow_id=_flow_that_built(digest),
             environment_id=key,
-            payload={"artifactSha256": digest, "requestedBy": actor},
+            artifactSha256=digest,
+            requestedBy=actor,
         )
     return gate_result
 
