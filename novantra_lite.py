@@ -65,6 +65,7 @@ import binascii
 import codecs
 import contextlib
 import contextvars
+import copy
 import errno
 import functools
 import hashlib
@@ -2006,6 +2007,14 @@ class Schema:
     def of(cls, model: type[Model], names: str, **options: Any) -> Self:
         """Make a schema of a model's fields, by their names separated by spaces."""
         return cls(*(getattr(model, name) for name in names.split()), **options)
+
+    def named(self, name: str) -> Schema:
+        """Return the schema under this name, unless it has one, or no members."""
+        if self.name or not self.members:
+            return self
+        named = copy.copy(self)
+        named.name = name
+        return named
 
     def read(
         self, data: Any, *, partial: bool = False, coerce: bool = False, parse: bool = False
@@ -4958,8 +4967,10 @@ class Resource:
         named = {name: self.condition(name, column) for name, column in query.members.values()}
         filters = named | conditions | dict(self.conditions)
         self.listing = Listing(self.model, filters, *surface.sorting, self.without)
-        create = {"method": "POST", "path": self.path, "body": self.creates}
-        update = {"method": surface.update_method, "path": path, "body": self.changes}
+        creates = self.creates.named(f"Create{record}Request")
+        changes = self.changes.named(f"Update{record}Request")
+        create = {"method": "POST", "path": self.path, "body": creates}
+        update = {"method": surface.update_method, "path": path, "body": changes}
         return {
             "list": {
                 "method": "GET",
@@ -8810,7 +8821,6 @@ class EvidenceClaims(
         "collected_at",
         attachments=Json(ListOf(NEW_ATTACHMENT, 10), default=list),
         optional="claimKey",
-        name="CreateEvidenceClaimRequest",
     )
     imported: ClassVar[dict] = {"attachments": Json(ListOf(EXPORTED_ATTACHMENT, 10), default=list)}
 
@@ -9024,7 +9034,6 @@ class Findings(
         "finding_key description source_kind source_module_key source_resource_type "
         "source_resource_id owner_responsibility_id owner_member_user_id due_at",
         optional="findingKey",
-        name="CreateFindingRequest",
     )
 
     def create(self, context):
@@ -9481,9 +9490,7 @@ class SubmissionEvents(
 
     filters = Filters(SubmissionEvent.submission_package)
     creates = Schema.of(
-        SubmissionEvent,
-        "submission_package event_kind occurred_at external_reference note",
-        name="CreateSubmissionEventRequest",
+        SubmissionEvent, "submission_package event_kind occurred_at external_reference note"
     )
 
     def create(self, context):
@@ -10776,10 +10783,8 @@ class Organisations(
 ):
     """Organisations, by slug or UUID."""
 
-    creates = Schema.of(
-        Organisation, "slug name description type", name="CreateOrganisationRequest"
-    )
-    changes = Schema.of(Organisation, "name description", name="UpdateOrganisationRequest")
+    creates = Schema.of(Organisation, "slug name description type")
+    changes = Schema.of(Organisation, "name description")
 
     def find(self, key):
         record = Organisation.named(key)
@@ -10860,7 +10865,7 @@ class ScmIntegrations(
 ):
     """The tokens of an organisation for source hosts: one for each provider, never shown."""
 
-    creates = Schema.of(ScmIntegration, "provider token", name="CreateScmIntegrationRequest")
+    creates = Schema.of(ScmIntegration, "provider token")
 
     def list(self, context, slug):
         """List the source hosts that an organisation has a token for."""
@@ -11487,14 +11492,12 @@ that trail.
         "name description required_attestation_types tags org_slug template_yaml "
         "requires_approval required_approver_roles visibility",
         aliases={"requiredAttestations": "requiredAttestationTypes"},
-        name="CreateFlowRequest",
     )
     changes = DemandingRequest.of(
         Flow,
         "name description required_attestation_types tags template_yaml "
         "requires_approval required_approver_roles visibility",
         aliases={"requiredAttestations": "requiredAttestationTypes"},
-        name="UpdateFlowRequest",
     )
 
     @route("GET /api/v1/organisations/{slug}/flows", answer=["FlowResponse"])
@@ -11916,7 +11919,6 @@ say why one failed.
     creates = Schema.of(
         NotificationRule,
         "name trigger_event channel_type channel_config filter_flow_id filter_environment_id",
-        name="CreateNotificationRuleRequest",
     )
     changes = Schema.of(
         NotificationRule,
@@ -11924,7 +11926,6 @@ say why one failed.
         "filter_environment_id",
         clear_filter_flow_id=Boolean(default=False),
         clear_filter_environment_id=Boolean(default=False),
-        name="UpdateNotificationRuleRequest",
     )
 
     def prepare_create(self, context: RequestContext) -> None:
@@ -12544,13 +12545,7 @@ that runs inside a pipeline.
 """
 
     filters = Paging(Trail.flow)
-    creates = Schema(
-        *_TRAIL_COLUMNS,
-        Trail.name,
-        **_TRAIL_COMMIT,
-        aliases=_TRAIL_ALIASES,
-        name="CreateTrailRequest",
-    )
+    creates = Schema(*_TRAIL_COLUMNS, Trail.name, **_TRAIL_COMMIT, aliases=_TRAIL_ALIASES)
 
     def prepare_body(self, context, data):
         system = context.request.get_header(_CI_CONTEXT, default="").strip().lower()
@@ -16136,14 +16131,8 @@ class Environments(
     """Environments; renaming or deleting one would remove its policies."""
 
     filters = Paging()
-    creates = Schema.of(
-        Environment,
-        "name type description org_slug drift_policy scope",
-        name="CreateEnvironmentRequest",
-    )
-    changes = Schema.of(
-        Environment, "name type description drift_policy scope", name="UpdateEnvironmentRequest"
-    )
+    creates = Schema.of(Environment, "name type description org_slug drift_policy scope")
+    changes = Schema.of(Environment, "name type description drift_policy scope")
 
     def list(self, context):
         """List environments, in pages on request or by a setting."""
@@ -16829,12 +16818,8 @@ class LogicalEnvironments(
 ):
     """Groups of environments."""
 
-    creates = Schema.of(
-        LogicalEnvironment, "name description", name="CreateLogicalEnvironmentRequest"
-    )
-    changes = Schema.of(
-        LogicalEnvironment, "name description", name="UpdateLogicalEnvironmentRequest"
-    )
+    creates = Schema.of(LogicalEnvironment, "name description")
+    changes = Schema.of(LogicalEnvironment, "name description")
 
     @route(
         "POST /api/v1/logical-environments/{logicalEnvironmentId}/members/{physicalEnvironmentId}",
@@ -17057,7 +17042,6 @@ class Policies(
         "org_slug policy_type threshold require_signature policy_evaluator",
         aliases=POLICY_ALIASES,
         harmless="id createdAt updatedAt description enabled isActive",
-        name="CreatePolicyRequest",
     )
     changes = StrictRequest.of(
         Policy,
@@ -17065,7 +17049,6 @@ class Policies(
         "policy_type threshold require_signature policy_evaluator",
         aliases=POLICY_ALIASES,
         harmless="id createdAt updatedAt description enabled isActive orgSlug",
-        name="UpdatePolicyRequest",
     )
 
     @route(
@@ -17115,9 +17098,7 @@ class PolicyAttachments(
 ):
     """The environments of policies."""
 
-    creates = Schema.of(
-        PolicyAttachment, "policy environment", name="CreatePolicyAttachmentRequest"
-    )
+    creates = Schema.of(PolicyAttachment, "policy environment")
 
     def prepare_body(self, context, data):
         if isinstance(data, dict) and data.get("flowId") is not None:
@@ -17224,7 +17205,6 @@ flow or bind a bundle with `flowId`.
         "required_attestation_types require_signature block_on_failed_scan",
         aliases=_DEPLOYMENT_ALIASES,
         harmless="id createdAt updatedAt enabled isActive orgSlug",
-        name="CreateDeploymentPolicyRequest",
     )
     changes = StrictRequest.of(
         DeploymentPolicy,
@@ -17233,7 +17213,6 @@ flow or bind a bundle with `flowId`.
         optional="flowId",
         aliases=_DEPLOYMENT_ALIASES,
         harmless="id createdAt updatedAt enabled orgSlug",
-        name="UpdateDeploymentPolicyRequest",
     )
 
 
@@ -19188,8 +19167,8 @@ class Users(
 ):
     """People. Deleting one deletes the memberships and revokes the keys."""
 
-    creates = Schema.of(User, "email name github_id", name="CreateUserRequest")
-    changes = Schema.of(User, "name github_id", name="UpdateUserRequest")
+    creates = Schema.of(User, "email name github_id")
+    changes = Schema.of(User, "name github_id")
 
 
 # --- Service accounts ---------------------------------------------------------
@@ -19208,12 +19187,8 @@ class ServiceAccounts(
 ):
     """Service accounts, and their keys, which are revoked with the account."""
 
-    creates = Schema.of(
-        FactstoreServiceAccount, "name description", name="CreateServiceAccountRequest"
-    )
-    changes = Schema.of(
-        FactstoreServiceAccount, "name description", name="UpdateServiceAccountRequest"
-    )
+    creates = Schema.of(FactstoreServiceAccount, "name description")
+    changes = Schema.of(FactstoreServiceAccount, "name description")
 
     @route("GET /api/v1/service-accounts/{serviceAccountId}/api-keys", answer=["ApiKeyResponse"])
     def list_service_account_api_keys(self, context, key):
@@ -19823,8 +19798,8 @@ against the provider's keys and returns a session with the scopes of the member'
 secret again.
 """
 
-    creates = Schema(*_SSO_MEMBERS, name="CreateSsoConfigRequest")
-    changes = Schema(*_SSO_MEMBERS, name="UpdateSsoConfigRequest")
+    creates = Schema(*_SSO_MEMBERS)
+    changes = Schema(*_SSO_MEMBERS)
 
     def find(self, key):
         return SsoConfig.must_be_of(key)
@@ -22359,9 +22334,7 @@ event, `attestationStatus`, `status`, `conclusion`, `result` and the like disagr
 counts; a conclusion of GitHub other than `success` is a failed build.
 """
 
-    creates = Schema.of(
-        WebhookConfig, "source secret flow allowed_types", name="CreateWebhookConfigRequest"
-    )
+    creates = Schema.of(WebhookConfig, "source secret flow allowed_types")
 
     def create(self, context):
         """Let a CI system report on a flow, in webhooks that it signs with this secret."""
@@ -23559,9 +23532,7 @@ ones. The URL is https; http is accepted only into networks of the setting
 
     filters = Paging()
 
-    creates = Schema.of(
-        JiraTicket, "summary issue_type", trail_id=Id(), name="CreateJiraTicketRequest"
-    )
+    creates = Schema.of(JiraTicket, "summary issue_type", trail_id=Id())
 
     def prepare_create(self, context: RequestContext) -> tuple[str, HttpResponse] | None:
         """Put a ticket down and try to send it; nothing for a dry run, which leaves no trace."""
