@@ -888,6 +888,8 @@ def emit(event: str, data: dict) -> None:
 class JsonNode:
     """A value in a JSON document, with its path for error messages.
 
+        [result.text("rule.id") for result in run.items("results")]
+
     Absent and null members read as empty, and a value of another type is an error. In a lenient
     document that reads as empty, too, unless it is required.
     """
@@ -947,6 +949,7 @@ class JsonNode:
         """Return the value if it has a type, None if it reads as empty."""
         if isinstance(self.value, type):
             return self.value
+        # A document that is null itself is not absent.
         is_absent = self.value is None and self.parent is not None
         if required or (self.document.is_strict and not is_absent):
             raise self.error(f"Expected {noun}.")
@@ -10473,7 +10476,7 @@ class LenientRequest(DemandingRequest):
 SESSION_PREFIX = "fsu_"
 
 
-def _check_nearness(request: falcon.Request, settings: Settings) -> None:
+def _require_local(request: falcon.Request, settings: Settings) -> None:
     """Reject a request without credentials that this machine only forwards.
 
     A foreign page may send it with the operator's browser, under a name that resolves to loopback;
@@ -10481,14 +10484,14 @@ def _check_nearness(request: falcon.Request, settings: Settings) -> None:
     """
     host = request.get_header("Host")
     if host is not None and not is_loopback(host):
-        refused = "its Host header must name localhost"
+        rule = "its Host header must name localhost"
     elif not all(map(is_loopback, forwarded_hosts(request))):
-        refused = "a proxy must not ask for other machines"
+        rule = "a proxy must not forward requests of other machines"
     elif is_of_foreign_page(request, settings.cors_origins):
-        refused = "a page of another origin must be listed in the setting cors_origins"
+        rule = "the setting cors_origins must list the origin of a page"
     else:
         return
-    raise Forbidden(f"A request without credentials is of this machine alone: {refused}.")
+    raise Forbidden(f"Only this machine may send requests without credentials: {rule}.")
 
 
 class _FactstoreSurface(Surface):
@@ -10502,7 +10505,7 @@ class _FactstoreSurface(Surface):
     )
 
     def credentials(self, request):
-        """The bearer token, or the value of an ApiKey or X-Api-Key header."""
+        """Return the bearer token, or the value of an ApiKey or X-Api-Key header."""
         scheme, _, token = (request.auth or "").partition(" ")
         if scheme.lower() in ("bearer", "apikey"):
             return token.strip()
@@ -10529,7 +10532,7 @@ class _FactstoreSurface(Surface):
         if address and address.is_loopback:
             context.workspace = lite.workspace
             context.principal = Principal("anonymous", frozenset(FACTSTORE_SCOPES))
-            _check_nearness(request, lite.settings)
+            _require_local(request, lite.settings)
             return
         super().identify(context)
 
@@ -10604,18 +10607,18 @@ class _FactstoreSurface(Surface):
         )
 
     def paged_schema(self, schema_name: str, always: bool = False) -> dict:
-        """The JSON schema of a list that is bare, or paged on request."""
+        """Return the JSON schema of a list that is bare, or paged on request."""
         bare = self.page_schema(Named("", schema_name))
         numbers = dict.fromkeys(_ITEM_NUMBERS, WHOLE)
         page = object_schema(items=bare, **numbers)
         return page if always else {"anyOf": [bare, page]}
 
     def one_schema(self, schema_name: str) -> dict:
-        """The JSON schema of a record, by the name of its schema."""
+        """Return the JSON schema of a record, by the name of its schema."""
         return self.record_schema(Named("", schema_name))
 
     def array_schema(self, schema_name: str) -> dict:
-        """The JSON schema of a bare array of records, by the name of their schema."""
+        """Return the JSON schema of a bare array of records, by the name of their schema."""
         return self.page_schema(Named("", schema_name))
 
 
@@ -10634,13 +10637,13 @@ COMMAND_RESULT = object_schema(
 
 
 def created(record: Model) -> dict:
-    """The result of a command of the second version that created a record."""
+    """Return the second version's response to the creation of a record."""
     return {"id": record.id, "status": "created", "timestamp": now_exactly()}
 
 
 def _updated(record: Model) -> dict:
-    """The result of a command of the second version that changed a record."""
-    return {"id": record.id, "status": "updated", "timestamp": now_exactly()}
+    """Return the second version's response to an update of a record."""
+    return created(record) | {"status": "updated"}
 
 
 class SecondVersion(Factstore):
@@ -12689,7 +12692,7 @@ _REPORT_V2 = Schema.of(
 
 
 class Artifacts(Factstore, model=Artifact, collection="artifacts", immutable=True, tag="Artifacts"):
-    """What trails have built."""
+    """The artifacts that trails have built."""
 
     guide = """\
 A digest is `sha256:` and 64 hexadecimal digits, or the digits alone, in either letter case: all
@@ -12740,7 +12743,7 @@ name the same artifact.
 
 
 class ArtifactsV2(SecondVersion, Artifacts, tag="V2 Artifacts"):
-    """The same artifacts, with short answers to what is written."""
+    """Artifacts with brief responses to writes."""
 
     @route(
         "GET /api/v2/artifacts",
@@ -13150,7 +13153,7 @@ class Provenance(
     inferred="provenanceStatus",
     tag="Provenance",
 ):
-    """How artifacts were built."""
+    """The build provenance of artifacts."""
 
     guide = """\
 Provenance is VERIFIED when a key of the setting `provenance_keys` (Ed25519, ECDSA P-256 or P-384,
@@ -13202,7 +13205,7 @@ The source is the one that the statement names, with the commit of the dependenc
         answer=_VERIFIED,
     )
     def verify_provenance(self, context, trail, key):
-        """Check the signature of an artifact's provenance, with a key of the caller's or ours.
+        """Verify the signature of an artifact's provenance, by the caller's key or the trusted.
 
         With a key in the body only that one is used. Nothing is stored.
         """
@@ -13226,7 +13229,7 @@ The source is the one that the statement names, with the commit of the dependenc
         return self.provenance_of(first_artifact(digest))
 
     def provenance_of(self, artifact: Artifact) -> BuildProvenance:
-        """The provenance of an artifact, or NotFound."""
+        """Return the provenance of an artifact, or raise NotFound."""
         provenance = BuildProvenance.of(artifact)
         if provenance is None:
             raise NotFound(f"There is no provenance of the artifact {artifact.id}.")
@@ -13304,7 +13307,7 @@ _NEW_ATTESTATION = DemandingRequest(
 class Attestations(
     Factstore, model=Attestation, collection="attestations", immutable=True, tag="Attestations"
 ):
-    """What was attested of trails; nothing of it is ever changed or taken away."""
+    """The attestations of trails, which are never changed or deleted."""
 
     @route(
         "GET /api/v1/trails/{trailId}/attestations",
@@ -13376,7 +13379,7 @@ class AttestationsV2(SecondVersion, Attestations, tag="V2 Attestations"):
         brief=created,
     )
     def create(self, context, trail):
-        """Record an attestation on a trail, and get the short result."""
+        """Record an attestation on a trail, with a brief response."""
         slug, flow = context.body.get("org_slug"), context.body.pop("flow_name", None)
         check_organisation(slug)
         if slug and flow:
@@ -15189,7 +15192,7 @@ _TEXTS = array_of(TEXT)
 
 
 class EvidenceCollection(Factstore, tag="Evidence"):
-    """What was collected on trails, and what is lacking."""
+    """The evidence that trails have, and that they lack."""
 
     @route(
         "GET /api/v1/trails/{trailId}/evidence-summary",
@@ -15206,7 +15209,7 @@ class EvidenceCollection(Factstore, tag="Evidence"):
         ),
     )
     def get_evidence_summary(self, context, trail):
-        """Summarise what a trail has and lacks."""
+        """Summarise the evidence that a trail has and lacks."""
         return _summarise_evidence(Trail.find(trail))
 
     @route(
@@ -19515,12 +19518,13 @@ class IdentityProvider:
 
     def read(self, answer: HttpResponse) -> JsonNode:
         """Return the JSON object of a response, or raise BadGateway."""
-        if answer.status != 200 or not isinstance(answer.document.value, dict):
+        document = answer.document
+        if answer.status != 200 or not isinstance(document.value, dict):
             log.warning(
                 "The identity provider %s gave no usable response. %s", self.issuer, answer.note
             )
             raise BadGateway("The identity provider gave no usable response; try again.")
-        return answer.document
+        return document
 
     @cached_property
     def document(self) -> JsonNode:
@@ -21100,7 +21104,7 @@ th, td { border-bottom-width: 1px; text-align: left; vertical-align: top }
 
 
 def html_page(title: str, style: str, body: str) -> str:
-    """A whole HTML page; the title and the body are escaped already."""
+    """Return an HTML page; the title and the body must be escaped."""
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -21307,8 +21311,8 @@ class RegulatoryReports(Factstore, tag="Compliance"):
 # Documents with names and texts; storing one again creates a new version.
 
 
-class _PathPiece(Text):
-    """One piece of the path to a document, which cannot lead anywhere else in a Vault."""
+class _PathSegment(Text):
+    """A segment of the path to a document, which cannot lead to other paths in Vault."""
 
     def __init__(self, **options: Any):
         super().__init__(
@@ -21332,9 +21336,9 @@ class VaultDocument(Model):
     key = "entity_type entity_id evidence_type version"
 
     id = Uuid()
-    entity_type = _PathPiece()
-    entity_id = _PathPiece()
-    evidence_type = _PathPiece()
+    entity_type = _PathSegment()
+    entity_id = _PathSegment()
+    evidence_type = _PathSegment()
     version = Integer(1, 2**31 - 1)
     data = Encrypted(2_000_000, hidden=True)
     stored_at = Timestamp(6, default=now_exactly)
@@ -21342,14 +21346,16 @@ class VaultDocument(Model):
 
 
 #: Type and id of the subject of a document, and the type of evidence.
-Place = tuple[str, str, str]
+DocumentKey = tuple[str, str, str]
+_KEY_FIELDS = (VaultDocument.entity_type, VaultDocument.entity_id, VaultDocument.evidence_type)
 
 
 class EvidenceStore:
     """Stores documents encrypted in the workspace's file; the subclass stores them in Vault.
 
-    The network part of a write is in `send` or `withdraw`, outside of the transaction; `_keep` or
-    `forget` then records the result. A dry run changes nothing in Vault.
+    The network part of a write is in `send` or `send_deletion`, outside of the transaction;
+    `record_version` or `record_deletion` then records the result. A dry run changes nothing in
+    Vault.
     """
 
     def __init__(self, settings: Settings):
@@ -21359,56 +21365,44 @@ class EvidenceStore:
         """Close idle connections."""
 
     def path(self, *pieces: str) -> str:
-        """The path of documents below the mount; each of several workspaces has its own."""
+        """Return the path of documents below the mount; each of several workspaces has its own."""
         own = (session().workspace.slug,) if self.settings.workspaces else ()
         return "/".join([*own, "evidence", *pieces])
 
-    def newest(self, location: Place) -> Any:
+    def newest(self, location: DocumentKey) -> Any:
         """Return `version` and `stored_at` of a document; None if there never was one."""
-        entity_type, entity_id, evidence_type = location
-        versions = VaultDocument.select().where(
-            VaultDocument.entity_type == entity_type,
-            VaultDocument.entity_id == entity_id,
-            VaultDocument.evidence_type == evidence_type,
-        )
+        versions = VaultDocument.select().where(*map(eq, _KEY_FIELDS, location))
         return versions.order_by(VaultDocument.version.desc()).first()
 
     def types(self, entity_type: str, entity_id: str) -> list[str]:
         """Return the types of evidence about a subject, including deleted ones."""
         query = VaultDocument.select(VaultDocument.evidence_type).distinct()
-        query = query.where(
-            VaultDocument.entity_type == entity_type, VaultDocument.entity_id == entity_id
-        )
+        query = query.where(*map(eq, _KEY_FIELDS, (entity_type, entity_id)))
         return [name for (name,) in query.order_by(VaultDocument.evidence_type).tuples()]
 
-    def contents(self, location: Place) -> dict[str, str] | None:
+    def contents(self, location: DocumentKey) -> dict[str, str] | None:
         """Return a document; None if there is none, or its newest version is deleted."""
         document = self.newest(location)
         return json.loads(document.data) if document and not document.deleted_at else None
 
     def health(self) -> tuple[bool, str]:
         """Return whether documents can be stored and read, and a sentence about it."""
-        return (True, "The built-in store is available: evidence is encrypted in the workspace.")
+        return True, "The built-in store is available: evidence is encrypted in the workspace."
 
-    def send(self, location: Place, data: dict[str, str], dry_run: bool) -> Any:
+    def send(self, location: DocumentKey, data: dict[str, str], dry_run: bool) -> Any:
         """Send a document to Vault, if it is stored there."""
 
-    def record_version(self, location: Place, data: dict[str, str], sent: Any) -> Any:
+    def record_version(self, location: DocumentKey, data: dict[str, str], sent: Any) -> Any:
         """Record a new version of a document; return its metadata."""
-        entity_type, entity_id, evidence_type = location
+        key = {field.name: value for field, value in zip(_KEY_FIELDS, location, strict=True)}
         before = self.newest(location)
-        return VaultDocument.create(
-            entity_type=entity_type,
-            entity_id=entity_id,
-            evidence_type=evidence_type,
-            version=before.version + 1 if before else 1,
-            data=to_json(data),
-        )
+        version = before.version + 1 if before else 1
+        return VaultDocument.create(**key, version=version, data=to_json(data))
 
-    def withdraw(self, location: Place, dry_run: bool) -> Any:
+    def send_deletion(self, location: DocumentKey, dry_run: bool) -> Any:
         """Delete the newest version in Vault, if it is stored there."""
 
-    def record_deletion(self, location: Place, sent: Any) -> Any:
+    def record_deletion(self, location: DocumentKey, sent: Any) -> Any:
         """Record that the newest version is deleted; return its metadata, if there is one."""
         document = self.newest(location)
         if document and not document.deleted_at:
@@ -21444,11 +21438,13 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         values = pieces.validate({"entityType": entity_type, "entityId": entity_id})
         return tuple(values.values())
 
-    def location(self, named: Mapping, *path: str) -> Place:
+    def location(self, named: Mapping, *path: str) -> DocumentKey:
         """The document that a path and a query or body mean together."""
         return (*self.about(*path), named["evidence_type"])
 
-    def describe_document(self, context: RequestContext, location: Place, version: Any) -> dict:
+    def describe_document(
+        self, context: RequestContext, location: DocumentKey, version: Any
+    ) -> dict:
         """The metadata of a document."""
         mount, path = context.settings.vault_mount, context.lite.vault.path(*location)
         return {
@@ -21509,7 +21505,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
     def prepare_delete_vault_evidence(self, context, *path):
         """Delete a document in Vault, if it is configured; a dry run only checks the permission."""
         dry_run = context.operation.surface.is_dry_run(context.request)
-        return context.lite.vault.withdraw(self.location(context.query, *path), dry_run)
+        return context.lite.vault.send_deletion(self.location(context.query, *path), dry_run)
 
     @route(
         "GET /api/v1/evidence/{evidenceKey}/{entityKey}/list",
@@ -21667,7 +21663,7 @@ class VaultRequests:
             ignore_exceptions=True,
         )
 
-    def ask(self, call: Callable, *arguments: Any, **options: Any) -> JsonNode:
+    def call(self, call: Callable, *arguments: Any, **options: Any) -> JsonNode:
         """Return the result of a call of the client, an empty document if Vault has none."""
         by_role = self.settings.vault_auth_method == "APPROLE"
         if by_role and not self.client.token:
@@ -21738,7 +21734,7 @@ class _VaultVersion(NamedTuple):
 
 
 class _HashicorpVault(EvidenceStore):
-    """Keeps documents in a key-value store of version 2 in HashiCorp Vault."""
+    """Stores documents in a key-value store of version 2 in HashiCorp Vault."""
 
     def __init__(self, settings: Settings):
         super().__init__(settings)
@@ -21749,7 +21745,7 @@ class _HashicorpVault(EvidenceStore):
     def close(self):
         self.requests.close()
 
-    def ask(self, call: Callable, path: str, *arguments: Any, **options: Any) -> JsonNode:
+    def call(self, call: Callable, path: str, *arguments: Any, **options: Any) -> JsonNode:
         """Return the result of a call about a path, an empty document if Vault has none."""
         options["mount_point"] = self.mount
         return self.requests.call(call, path, *arguments, **options)
@@ -21805,7 +21801,7 @@ class _HashicorpVault(EvidenceStore):
         VaultWrite.create(action="STORED", vault_path=path, version=sent.version)
         return sent
 
-    def withdraw(self, location, dry_run):
+    def send_deletion(self, location, dry_run):
         if dry_run:
             return self.check_capabilities(location, "delete")
         self.call(self.store.delete_latest_version_of_secret, self.path(*location))
@@ -21815,7 +21811,7 @@ class _HashicorpVault(EvidenceStore):
         VaultWrite.create(action="DELETED", vault_path=f"{self.mount}/{self.path(*location)}")
         return sent
 
-    def check_capabilities(self, location: Place, *needed: str) -> _VaultVersion | None:
+    def check_capabilities(self, location: DocumentKey, *needed: str) -> _VaultVersion | None:
         """Return the metadata of a document, if Vault permits this server to write it."""
         paths = [f"{self.mount}/{part}/{self.path(*location)}" for part in ("data", "metadata")]
         capabilities = self.requests.call(self.system.get_capabilities, paths)
@@ -22053,7 +22049,7 @@ class Search(Factstore, tag="Search"):
 
 # --- Reports ------------------------------------------------------------------
 
-_RATE, _MOMENT = {"type": "number", "minimum": 0, "maximum": 100}, Timestamp(6).describe()
+_RATE = {"type": "number", "minimum": 0, "maximum": 100}
 _STANDINGS = ("COMPLIANT", "NON_COMPLIANT", "PENDING")
 _TRAIL_TOTALS = {
     **dict.fromkeys(
@@ -22079,7 +22075,7 @@ _SUMMARY = Schema.of(Trail, "id git_commit_sha git_branch git_author status crea
 
 
 def _begun_sql(one_flow: bool, status: str, period: str) -> str:
-    """SQL for the trails of the flow `?1`, or of all, with a status that began in a period."""
+    """Return SQL for the trails of the flow `?1`, or of all, that began in a period."""
     flows = '(SELECT "id" FROM "flow" WHERE "id" = ?1)' if one_flow else '"flow"'
     # The index of trails begins with the flow: those of all flows are selected flow by flow.
     return f"""FROM {flows} AS f CROSS JOIN "trail" AS t1 WHERE t1."flow_id" = f."id"
@@ -22088,10 +22084,9 @@ def _begun_sql(one_flow: bool, status: str, period: str) -> str:
 
 @functools.cache
 def _report_sql(one_flow: bool) -> str:
-    """SQL for the numbers of trails by status, and for the JSON text of those that do not comply.
+    """Return SQL for the numbers of trails by status, and for those that do not comply as JSON.
 
-    Its parameters are a flow's id, and the first and last time. It is one statement, so that all is
-    of one snapshot.
+    Its parameters are a flow's id, and the first and last time. One statement reads one snapshot.
     """
     numbers = ", ".join(
         f"""'{name}', t1."{column.column_name}\"""" for name, (_, column) in _SUMMARY.items()
@@ -22130,23 +22125,20 @@ that do not comply. The audit trail holds everything that was recorded for one t
     def get_compliance_report(self, context):
         """Count the trails of one flow or of all, and list those that do not comply."""
         flow_id, first, last = (context.query.get(name) for name in ("flow_id", "from", "to"))
-        named = {
-            "flowId": flow_id,
-            "flowName": Flow.find(flow_id).name if flow_id else "All Flows",
-            "from": first,
-            "to": last,
-        }
-        values = flow_id, first, last
-        *numbers, listed = fetch_joined(_report_sql(flow_id is not None), values)
-        totals = trail_totals(dict(zip(_STANDINGS, numbers, strict=True)))
-        text = to_json(named | totals)[:-1].encode()
-        return b'%b,"nonCompliantTrailList":[%b]}' % (text, listed or b"")
+        flow_name = Flow.find(flow_id).name if flow_id else "All Flows"
+        sql = _report_sql(flow_id is not None)
+        *numbers, trails = fetch_joined(sql, (flow_id, first, last))
+        return join_members(
+            {"flowId": flow_id, "flowName": flow_name, "from": first, "to": last}
+            | trail_totals(dict(zip(_STANDINGS, numbers, strict=True)))
+            | {"nonCompliantTrailList": b"[%b]" % (trails or b"")}
+        )
 
     @route(
         "GET /api/v1/reports/audit-trail/{trailId}",
         answer=object_schema(
             trailId=UUID_TEXT,
-            exportedAt=_MOMENT,
+            exportedAt=TIME_TEXT,
             trail=FACTSTORE.one_schema("TrailResponse"),
             flow=FACTSTORE.one_schema("FlowResponse"),
             artifacts=FACTSTORE.array_schema("ArtifactResponse"),
@@ -22162,9 +22154,25 @@ that do not comply. The audit trail holds everything that was recorded for one t
         return join_members({"trailId": key, "exportedAt": now_exactly(), **records})
 
 
-def _percentage(part: int, total: int) -> float:
-    """A share of a total in percent, unrounded; 0 of nothing."""
-    return 100 * part / total if total else 0.0
+def _compliance_totals() -> dict[str, float]:
+    """Count all trails and attestations by status; the percentage is not rounded."""
+    trails, attestations = count_by_status(Trail), count_by_status(Attestation)
+    total = trails.total()
+    return {
+        "totalTrails": total,
+        "compliantTrails": trails["COMPLIANT"],
+        "nonCompliantTrails": trails["NON_COMPLIANT"],
+        "complianceRate": 100 * trails["COMPLIANT"] / total if total else 0.0,
+        "totalAttestations": attestations.total(),
+        "passedAttestations": attestations["PASSED"],
+        "failedAttestations": attestations["FAILED"],
+    }
+
+
+def _security_totals() -> dict[str, int]:
+    """Add up all security scans; a scan passes if its attestation does."""
+    totals, passed, _ = scan_totals()
+    return totals | {"passedScans": passed, "failedScans": totals["totalScans"] - passed}
 
 
 class Metrics(Factstore, tag="Metrics"):
@@ -22189,35 +22197,23 @@ has several workspaces, each needs its own scrape with a key of its own, and ser
             totalAttestations=WHOLE,
             passedAttestations=WHOLE,
             failedAttestations=WHOLE,
-            generatedAt=_MOMENT,
+            generatedAt=TIME_TEXT,
         ),
     )
     def get_compliance_metrics(self, context):
-        """Count all trails and attestations by how they ended; the percentage is not rounded."""
-        trails, attestations = count_by_status(Trail), count_by_status(Attestation)
-        return {
-            "totalTrails": trails.total(),
-            "compliantTrails": trails["COMPLIANT"],
-            "nonCompliantTrails": trails["NON_COMPLIANT"],
-            "complianceRate": _percentage(trails["COMPLIANT"], trails.total()),
-            "totalAttestations": attestations.total(),
-            "passedAttestations": attestations["PASSED"],
-            "failedAttestations": attestations["FAILED"],
-            "generatedAt": now_exactly(),
-        }
+        """Count all trails and attestations by status; the percentage is not rounded."""
+        return _compliance_totals() | {"generatedAt": now_exactly()}
 
     @route(
         "GET /api/v1/metrics/security",
         answer=object_schema(
             **dict.fromkeys(("totalScans", "passedScans", "failedScans", *SCAN_TOTALS), WHOLE),
-            generatedAt=_MOMENT,
+            generatedAt=TIME_TEXT,
         ),
     )
     def get_security_metrics(self, context):
         """Add up all security scans; a scan passes if its attestation does."""
-        totals, passed, _ = scan_totals()
-        ended = {"passedScans": passed, "failedScans": totals["totalScans"] - passed}
-        return totals | ended | {"generatedAt": now_exactly()}
+        return _security_totals() | {"generatedAt": now_exactly()}
 
 
 class Dashboard(Factstore, tag="Dashboard"):
@@ -22236,21 +22232,25 @@ _UNDECIDED = f"""SELECT count(*) FROM "approval" AS t1
     WHERE t1."status" = 'PENDING_APPROVAL' AND {Approval.standing} = 'PENDING_APPROVAL'"""
 
 
+_GAUGES = {
+    "totalTrails": ("trails_total", "Trails."),
+    "compliantTrails": ("trails_compliant", "Trails that comply."),
+    "nonCompliantTrails": ("trails_non_compliant", "Trails that do not comply."),
+    "totalAttestations": ("attestations_total", "Attestations."),
+    "passedAttestations": ("attestations_passed", "Attestations that passed."),
+    "failedAttestations": ("attestations_failed", "Attestations that failed."),
+    "totalScans": ("security_scans_total", "Security scans."),
+    "passedScans": ("security_scans_passed", "Scans that passed."),
+    "failedScans": ("security_scans_failed", "Scans that failed."),
+    "complianceRate": ("compliance_rate", "Percentage of all trails that comply, from 0 to 100."),
+}
+
+
 def compliance_gauges(workspace: Workspace) -> Iterator[tuple[str, str, float]]:
     """Return name, help text and value of each gauge for Grafana's dashboards."""
-    trails, attestations = count_by_status(Trail), count_by_status(Attestation)
-    scans, passed, _ = scan_totals()
-    rate = _percentage(trails["COMPLIANT"], trails.total())
-    yield "trails_total", "Trails.", trails.total()
-    yield "trails_compliant", "Trails that comply.", trails["COMPLIANT"]
-    yield "trails_non_compliant", "Trails that do not comply.", trails["NON_COMPLIANT"]
-    yield "attestations_total", "Attestations.", attestations.total()
-    yield "attestations_passed", "Attestations that passed.", attestations["PASSED"]
-    yield "attestations_failed", "Attestations that failed.", attestations["FAILED"]
-    yield "security_scans_total", "Security scans.", scans["totalScans"]
-    yield "security_scans_passed", "Scans that passed.", passed
-    yield "security_scans_failed", "Scans that failed.", scans["totalScans"] - passed
-    yield "compliance_rate", "Percentage of all trails that comply, from 0 to 100.", rate
+    totals = _compliance_totals() | _security_totals()
+    for member, (name, help_text) in _GAUGES.items():
+        yield name, help_text, totals[member]
     pending, drifted = (workspace.fetch_row(sql)[0] for sql in (_UNDECIDED, _DRIFTED))
     yield "approvals_pending", "Approvals that are pending.", pending
     yield "drift_detected", "Environments that differ from their baseline.", drifted
@@ -22716,9 +22716,10 @@ def _slack_verdict(sent: HttpResponse) -> str:
     """Return Slack's verdict on a message: ok, the name of an error, or empty."""
     if sent.status != 200:
         return ""
-    if sent.document.get("ok").value is True:
+    response = sent.document
+    if response.get("ok").value is True:
         return "ok"
-    error = sent.document.text("error")
+    error = response.text("error")
     return error if re.fullmatch("[a-z0-9_]{1,100}", error) else ""
 
 
@@ -23361,7 +23362,8 @@ def _issue_complaint(sent: HttpResponse) -> str:
     """Return Jira's errors about an issue."""
     if sent.status != 400:
         return ""
-    messages, errors = sent.document.texts("errorMessages"), sent.document.get("errors").members()
+    response = sent.document
+    messages, errors = response.texts("errorMessages"), response.get("errors").members()
     messages += [f"{name}: {message}" for name, message in errors.items()]
     return f"Jira refused the ticket. {' '.join(messages)[:900]}".strip()
 
@@ -23970,86 +23972,70 @@ more than ten minutes before.
 # Built-in templates of flows for well-known frameworks.
 
 
-class _HubTemplate(NamedTuple):
-    """The requirements of a framework for deliveries: attestations by name, each with its type."""
+class _HubTemplate:
+    """The requirements of a framework for deliveries: attestations, as `name` or `name=type`."""
 
-    id: str
-    name: str
-    description: str
-    framework: str
-    version: str
-    attestations: Mapping[str, str]
+    def __init__(self, attestations: str, **head: str):
+        self.head = head
+        pairs = (word.partition("=") for word in attestations.split())
+        self.attestations = {name: type or name for name, _, type in pairs}
 
     def yaml(self) -> str:
-        """The template as a flow has it, in which every text is quoted as in JSON."""
-        head = ("id", "name", "description", "framework", "version")
-        lines = [f"{member}: {quote(getattr(self, member))}" for member in head]
+        """Return the template of a flow; texts are quoted as in JSON."""
+        lines = [f"{member}: {quote(text)}" for member, text in self.head.items()]
         lines += ["trail:", "  attestations:"]
         for name, type in self.attestations.items():
             lines += [f"    - name: {quote(name)}", f"      type: {quote(type)}"]
         return "\n".join([*lines, ""])
 
     def json(self) -> dict:
-        """The template as the API returns it."""
-        head = ("id", "name", "description", "framework", "version")
-        return {**{member: getattr(self, member) for member in head}, "yaml": self.yaml()}
-
-
-def _attested_by(names: str) -> dict[str, str]:
-    """Parse attestations with their types, from words such as `name` or `name=type`."""
-    pairs = (word.partition("=") for word in names.split())
-    return {name: type or name for name, _, type in pairs}
+        """Return the template for a response."""
+        return {**self.head, "yaml": self.yaml()}
 
 
 _HUB_TEMPLATES = {
-    template.id: template
+    template.head["id"]: template
     for template in (
         _HubTemplate(
-            "slsa-level-2",
-            "SLSA Level 2",
-            "A hosted build tells where the artifact comes from, and its source is under control.",
-            "SLSA",
-            "1.0",
-            _attested_by("build-provenance source-control"),
+            "build-provenance source-control",
+            id="slsa-level-2",
+            name="SLSA Level 2",
+            description="A hosted build proves the origin of the artifact; its source is tracked.",
+            framework="SLSA",
+            version="1.0",
         ),
         _HubTemplate(
-            "slsa-level-3",
-            "SLSA Level 3",
-            "Level 2 on a hardened builder: nothing gets in unseen, and a second build agrees.",
-            "SLSA",
-            "1.0",
-            _attested_by("build-provenance source-control hermetic-build reproducible-build"),
+            "build-provenance source-control hermetic-build reproducible-build",
+            id="slsa-level-3",
+            name="SLSA Level 3",
+            description="Level 2 on a hardened builder: the build is isolated and reproducible.",
+            framework="SLSA",
+            version="1.0",
         ),
         _HubTemplate(
-            "pci-dss-v4",
-            "PCI DSS v4.0",
-            "Software that touches card data: reviewed, scanned, attacked and assessed.",
-            "PCI-DSS",
-            "4.0",
-            _attested_by(
-                "code-review security-scan penetration-test "
-                "vulnerability-assessment=vulnerability-scan"
-            ),
+            "code-review security-scan penetration-test "
+            "vulnerability-assessment=vulnerability-scan",
+            id="pci-dss-v4",
+            name="PCI DSS v4.0",
+            description="Software for card data: reviewed, scanned, penetration-tested, assessed.",
+            framework="PCI-DSS",
+            version="4.0",
         ),
         _HubTemplate(
-            "sox-itgc",
-            "SOX IT General Controls",
-            "Changes to systems of financial reporting: approved, reviewed and on record.",
-            "SOX",
-            "2024",
-            _attested_by(
-                "change-approval=approval access-review code-review audit-log=audit-trail"
-            ),
+            "change-approval=approval access-review code-review audit-log=audit-trail",
+            id="sox-itgc",
+            name="SOX IT General Controls",
+            description="Changes to systems of financial reporting: approved, reviewed and logged.",
+            framework="SOX",
+            version="2024",
         ),
         _HubTemplate(
-            "gdpr-art32",
-            "GDPR Article 32",
-            "Security of processing: personal data reviewed, scanned for holes and encrypted.",
-            "GDPR",
-            "2018",
-            _attested_by(
-                "data-protection-review security-scan encryption-verified=encryption-attestation"
-            ),
+            "data-protection-review security-scan encryption-verified=encryption-attestation",
+            id="gdpr-art32",
+            name="GDPR Article 32",
+            description="Security of processing: personal data reviewed, scanned and encrypted.",
+            framework="GDPR",
+            version="2018",
         ),
     )
 }
@@ -24059,7 +24045,7 @@ _HUB_TEMPLATE = object_schema(
 
 
 class HubTemplates(Factstore, tag="Hub"):
-    """The templates that the product brings along."""
+    """The built-in templates."""
 
     def find(self, key):
         if key not in _HUB_TEMPLATES:
@@ -24068,7 +24054,7 @@ class HubTemplates(Factstore, tag="Hub"):
 
     @route("GET /api/v1/hub/templates", id="listHubTemplates", answer=array_of(_HUB_TEMPLATE))
     def list(self, context):
-        """List the templates that the product brings along."""
+        """List the built-in templates."""
         return [template.json() for template in _HUB_TEMPLATES.values()]
 
     @route("GET /api/v1/hub/templates/{template}", id="getHubTemplate", answer=_HUB_TEMPLATE)
@@ -24081,8 +24067,8 @@ class HubTemplates(Factstore, tag="Hub"):
         """Create a flow with the name and the requirements of a template."""
         template = self.find(key)
         return Flow.create(
-            name=template.name,
-            description=template.description,
+            name=template.head["name"],
+            description=template.head["description"],
             required_attestation_types=[*template.attestations.values()],
             template_yaml=template.yaml(),
         )
@@ -24102,26 +24088,27 @@ class _PackedFile(NamedTuple):
     path: str
     size: int
     sha256: str
-    pieces: Callable[[], Iterable[bytes]]
+    parts: Callable[[], Iterable[bytes]]
 
     @classmethod
-    def holding(cls, path: str, data: bytes) -> _PackedFile:
-        """Make a file of bytes."""
-        return cls(path, len(data), hashlib.sha256(data).hexdigest(), lambda: [data])
+    def of(cls, path: str, data: bytes, parts: Callable | None = None) -> _PackedFile:
+        """Create a file with this content, which `parts` reads again if it is not in memory."""
+        digest = hashlib.sha256(data).hexdigest()
+        return cls(path, len(data), digest, parts or (lambda: [data]))
 
     def tar(self) -> Iterator[bytes]:
         """Yield the file in the format of tar (POSIX ustar), without time and owner.
 
-        Raises Damaged, at its end, if the bytes do not match the size and the hash.
+        Raise Damaged at its end if the bytes do not match the hash.
         """
         import tarfile
 
         head, digest = tarfile.TarInfo(self.path), hashlib.sha256()
         head.size = self.size
         yield head.tobuf(tarfile.USTAR_FORMAT)
-        for piece in self.pieces():
-            digest.update(piece)
-            yield piece
+        for part in self.parts():
+            digest.update(part)
+            yield part
         if digest.hexdigest() != self.sha256:
             raise Damaged
         yield bytes(-self.size % tarfile.BLOCKSIZE)
@@ -24140,16 +24127,15 @@ class _AuditPackage:
         self.evidence: list[dict] = []
 
     def add_document(self, path: str, data: bytes) -> None:
-        """Add a document."""
-        start = self.documents.seek(0, os.SEEK_END)
-        if start + len(data) > self.limit:
+        """Add a document; raise TooMuch beyond the limit of all documents together."""
+        start, size = self.documents.seek(0, os.SEEK_END), len(data)
+        if start + size > self.limit:
             raise TooMuch
         self.documents.write(data)
-        digest = hashlib.sha256(data).hexdigest()
-        self.add_file(_PackedFile(path, len(data), digest, lambda: [self.read(start, len(data))]))
+        self.add_file(_PackedFile.of(path, data, lambda: [self.read(start, size)]))
 
     def read(self, start: int, size: int) -> bytes:
-        """A stretch of the documents."""
+        """Read a part of the documents."""
         self.documents.seek(start)
         return self.documents.read(size)
 
@@ -24164,8 +24150,7 @@ class _AuditPackage:
             self.add_document(f"{folder}/{key}.json", unseal(text.encode(), session().ring))
 
     def add_evidence(self, file: EvidenceFile, workspace: Workspace) -> None:
-        """Add an evidence file, under its hash or its own path; raises Damaged if it was
-        changed."""
+        """Add an evidence file under its hash; raise Damaged if it was changed."""
         digest = file.sha256_hash
         if not re.fullmatch("[0-9a-f]{64}", digest):
             raise Damaged(f"Evidence file {file.id} has no hash to verify it with.")
@@ -24192,20 +24177,22 @@ class _AuditPackage:
             "evidence": self.evidence,
         }
         text = json.dumps(contents, indent=2, ensure_ascii=False).encode()
-        manifest = _PackedFile.holding("manifest.json", text)
-        about = f"{subject.noun()} {subject.id}", f"sha256 {manifest.sha256}"
-        lines = f"{checkpoints.origin}/audit-package", *about
-        note = checkpoints.sign_note("".join(f"{line}\n" for line in lines))
-        return [manifest, _PackedFile.holding("manifest.sig", note.encode())]
+        manifest = _PackedFile.of("manifest.json", text)
+        note = checkpoints.sign_note(
+            f"{checkpoints.origin}/audit-package\n{subject.noun()} {subject.id}\n"
+            f"sha256 {manifest.sha256}\n"
+        )
+        return [manifest, _PackedFile.of("manifest.sig", note.encode())]
 
     def archive(self, *first: _PackedFile) -> Iterator[bytes]:
-        """These files, then those of the package, as tar in gzip (RFC 1952) without a time."""
-        squeeze = zlib.compressobj(wbits=31)
+        """Yield these files, then those of the package, as tar in gzip without a time."""
+        # 31 selects the format of gzip (RFC 1952).
+        compressor = zlib.compressobj(wbits=31)
         with self.documents:
             for file in (*first, *self.files.values()):
-                yield from filter(None, map(squeeze.compress, file.tar()))
+                yield from filter(None, map(compressor.compress, file.tar()))
         # Two empty blocks are the end of an archive.
-        yield squeeze.compress(bytes(1024)) + squeeze.flush()
+        yield compressor.compress(bytes(1024)) + compressor.flush()
 
 
 def _plain_suffix(name: str) -> str:
@@ -24221,14 +24208,14 @@ def _send_package(
     artifacts: peewee.Expression,
     attestations: peewee.Expression,
 ) -> Response:
-    """Answer with the records of a trail that fit, and the evidence of those attestations."""
+    """Return the archive of the selected records of a trail, and of their evidence."""
     named = Attestation.select(Attestation.id).where(attestations)
     files = EvidenceFile.select().where(EvidenceFile.attestation.in_(named))
     with contextlib.ExitStack() as unless_done:
         folder = storage_folder(context.settings)
         documents = unless_done.enter_context(temporary_file(folder))
         package = _AuditPackage(documents, context.settings.list_limit)
-        # One snapshot, however much is written meanwhile.
+        # One snapshot, whatever other requests write meanwhile.
         with session().database.atomic():
             flow = Trail.find(trail).flow_id
             package.add_document("trail.json", context.workspace.json_of(Trail, trail))

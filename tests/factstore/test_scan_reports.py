@@ -3,13 +3,15 @@
 import io
 import json
 import time
+import tracemalloc
+from contextlib import closing
 
 import pytest
 from multipart import upload
 from stored import tables
 
 from factstore.trails import evidence_path, make_attestation, make_trail
-from novantra_lite import Attestation, NovantraLite, Problem, Trail
+from novantra_lite import Attestation, NovantraLite, Problem, Trail, read_file, read_scan
 
 REASON = "The nightly scan."
 FOUND = ("critical", "high", "medium", "low")
@@ -625,6 +627,22 @@ def test_many_overrides_of_a_rule_with_many_results_are_read(lite, trail):
     scan = imported(lite, trail, report)
 
     assert scan["lowVulnerabilities"] == 20_000
+
+
+def test_what_is_not_read_of_a_large_report_takes_no_memory():
+    results = [
+        {"ruleId": "a", "level": "note", "codeFlows": [{"text": f"{number} " + "x" * 1000}]}
+        for number in range(8_000)
+    ]
+    content = json.dumps(sarif(run(*results))).encode()
+    with closing(read_file(io.BytesIO(content), "scan.json", 1 << 24)) as upload:
+        tracemalloc.start()
+        counts = read_scan(upload).counts
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+
+    assert counts == {"low": 8_000}
+    assert most < 2 * len(content)
 
 
 def test_a_fault_at_a_great_depth_is_told(lite, trail):
