@@ -65,6 +65,7 @@ import binascii
 import codecs
 import contextlib
 import contextvars
+import copy
 import errno
 import functools
 import hashlib
@@ -2012,6 +2013,14 @@ class Schema:
     def of(cls, model: type[Model], names: str, **options: Any) -> Self:
         """Make a schema of a model's fields, by their names separated by spaces."""
         return cls(*(getattr(model, name) for name in names.split()), **options)
+
+    def named(self, name: str) -> Schema:
+        """Return the schema under this name, unless it has one, or no members."""
+        if self.name or not self.members:
+            return self
+        named = copy.copy(self)
+        named.name = name
+        return named
 
     def read(
         self, data: Any, *, partial: bool = False, coerce: bool = False, parse: bool = False
@@ -4964,8 +4973,10 @@ class Resource:
         named = {name: self.condition(name, column) for name, column in query.members.values()}
         filters = named | conditions | dict(self.conditions)
         self.listing = Listing(self.model, filters, *surface.sorting, self.without)
-        create = {"method": "POST", "path": self.path, "body": self.creates}
-        update = {"method": surface.update_method, "path": path, "body": self.changes}
+        creates = self.creates.named(f"Create{record}Request")
+        changes = self.changes.named(f"Update{record}Request")
+        create = {"method": "POST", "path": self.path, "body": creates}
+        update = {"method": surface.update_method, "path": path, "body": changes}
         return {
             "list": {
                 "method": "GET",
@@ -8816,7 +8827,6 @@ class EvidenceClaims(
         "collected_at",
         attachments=Json(ListOf(NEW_ATTACHMENT, 10), default=list),
         optional="claimKey",
-        name="CreateEvidenceClaimRequest",
     )
     imported: ClassVar[dict] = {"attachments": Json(ListOf(EXPORTED_ATTACHMENT, 10), default=list)}
 
@@ -9030,7 +9040,6 @@ class Findings(
         "finding_key description source_kind source_module_key source_resource_type "
         "source_resource_id owner_responsibility_id owner_member_user_id due_at",
         optional="findingKey",
-        name="CreateFindingRequest",
     )
 
     def create(self, context):
@@ -9487,9 +9496,7 @@ class SubmissionEvents(
 
     filters = Filters(SubmissionEvent.submission_package)
     creates = Schema.of(
-        SubmissionEvent,
-        "submission_package event_kind occurred_at external_reference note",
-        name="CreateSubmissionEventRequest",
+        SubmissionEvent, "submission_package event_kind occurred_at external_reference note"
     )
 
     def create(self, context):
@@ -10782,10 +10789,8 @@ class Organisations(
 ):
     """Organisations, by slug or UUID."""
 
-    creates = Schema.of(
-        Organisation, "slug name description type", name="CreateOrganisationRequest"
-    )
-    changes = Schema.of(Organisation, "name description", name="UpdateOrganisationRequest")
+    creates = Schema.of(Organisation, "slug name description type")
+    changes = Schema.of(Organisation, "name description")
 
     def find(self, key):
         record = Organisation.named(key)
@@ -10866,7 +10871,7 @@ class ScmIntegrations(
 ):
     """The tokens of an organisation for source hosts: one for each provider, never shown."""
 
-    creates = Schema.of(ScmIntegration, "provider token", name="CreateScmIntegrationRequest")
+    creates = Schema.of(ScmIntegration, "provider token")
 
     def list(self, context, slug):
         """List the source hosts that an organisation has a token for."""
@@ -11493,14 +11498,12 @@ that trail.
         "name description required_attestation_types tags org_slug template_yaml "
         "requires_approval required_approver_roles visibility",
         aliases={"requiredAttestations": "requiredAttestationTypes"},
-        name="CreateFlowRequest",
     )
     changes = DemandingRequest.of(
         Flow,
         "name description required_attestation_types tags template_yaml "
         "requires_approval required_approver_roles visibility",
         aliases={"requiredAttestations": "requiredAttestationTypes"},
-        name="UpdateFlowRequest",
     )
 
     @route("GET /api/v1/organisations/{slug}/flows", answer=["FlowResponse"])
@@ -11715,6 +11718,16 @@ def slack_message(notification: Mapping[str, Any]) -> str:
 # --- Notifying ----------------------------------------------------------------
 # Rules select who is notified of which event; deliveries record the results.
 
+#: The triggers of rules, with the severity of their notifications: CRITICAL blocks a release,
+#: WARNING needs attention, INFO awaits a decision.
+_SEVERITIES_OF_TRIGGERS = {
+    "ATTESTATION_FAILED": "WARNING",
+    "GATE_BLOCKED": "CRITICAL",
+    "DRIFT_DETECTED": "WARNING",
+    "APPROVAL_REQUIRED": "INFO",
+    "TRAIL_NON_COMPLIANT": "CRITICAL",
+    "APPROVAL_REJECTED": "WARNING",
+}
 #: Characters of a message; a gate may have thousands of reasons.
 _MESSAGE_SIZE = 2000
 #: The rules that match an event, which may have no flow or environment.
@@ -11739,10 +11752,7 @@ class NotificationRule(Model):
     id = Uuid()
     name = Name()
     is_active = Boolean(default=True)
-    trigger_event = Choice(
-        "ATTESTATION_FAILED GATE_BLOCKED DRIFT_DETECTED APPROVAL_REQUIRED TRAIL_NON_COMPLIANT "
-        "APPROVAL_REJECTED"
-    )
+    trigger_event = Choice(" ".join(_SEVERITIES_OF_TRIGGERS))
     channel_type = Choice("SLACK WEBHOOK IN_APP")
     channel_config = _ChannelConfig(default="{}")
     filter_flow_id = Id(null=True)
@@ -11857,21 +11867,18 @@ def _notify_inside(notification: Mapping[str, Any], rule: str) -> None:
 
 def notify(
     trigger: str,
-    *,
     title: str,
     message: str,
-    severity: str,
-    entity_type: str | None,
-    entity_id: str | None,
+    record: Model | None,
+    *,
+    severity: str = "",
     flow_id: str | None = None,
     environment_id: str | None = None,
-    payload: Mapping[str, Any] = MappingProxyType({}),
+    **payload: Any,
 ) -> None:
-    """Notify by every active rule of a trigger, in the current transaction.
+    """Notify of a record by every active rule of a trigger, in the current transaction.
 
-    CRITICAL blocks a release: a trail that is no longer compliant, a gate that blocks. WARNING
-    needs attention: a failed attestation, drift, a rejection. INFO awaits a decision: a request for
-    approval, a test.
+    The severity is that of the trigger by default.
     """
     scope = trigger, flow_id, environment_id
     rules = session().database.connection().execute(_MATCHING, scope).fetchall()
@@ -11881,9 +11888,9 @@ def notify(
         "triggerEvent": trigger,
         "title": title,
         "message": message[:_MESSAGE_SIZE],
-        "severity": severity,
-        "entityType": entity_type,
-        "entityId": entity_id,
+        "severity": severity or _SEVERITIES_OF_TRIGGERS[trigger],
+        "entityType": record._meta.table_name if record else None,
+        "entityId": record.id if record else None,
         "filterFlowId": flow_id,
         "extraPayload": {**payload, "environmentId": environment_id},
     }
@@ -11918,7 +11925,6 @@ say why one failed.
     creates = Schema.of(
         NotificationRule,
         "name trigger_event channel_type channel_config filter_flow_id filter_environment_id",
-        name="CreateNotificationRuleRequest",
     )
     changes = Schema.of(
         NotificationRule,
@@ -11926,7 +11932,6 @@ say why one failed.
         "filter_environment_id",
         clear_filter_flow_id=Boolean(default=False),
         clear_filter_environment_id=Boolean(default=False),
-        name="UpdateNotificationRuleRequest",
     )
 
     def prepare_create(self, context: RequestContext) -> None:
@@ -11965,11 +11970,10 @@ say why one failed.
         rule = self.find(key)
         notify(
             rule.trigger_event,
-            title="Test notification",
-            message=f"A test of the notification rule '{rule.name}'.",
+            "Test notification",
+            f"A test of the notification rule '{rule.name}'.",
+            rule,
             severity="INFO",
-            entity_type="notification_rule",
-            entity_id=rule.id,
             flow_id=rule.filter_flow_id,
             environment_id=rule.filter_environment_id,
         )
@@ -12441,13 +12445,12 @@ def update_trail_status(trail: Trail) -> None:
     if status == "NON_COMPLIANT":
         notify(
             "TRAIL_NON_COMPLIANT",
-            title="A trail is not compliant",
-            message=f"Something failed on the {trail.words}.",
-            severity="CRITICAL",
-            entity_type="trail",
-            entity_id=trail.id,
+            "A trail is not compliant",
+            f"Something failed on the {trail.words}.",
+            trail,
             flow_id=trail.flow_id,
-            payload={"gitCommitSha": trail.git_commit_sha, "buildUrl": trail.build_url},
+            gitCommitSha=trail.git_commit_sha,
+            buildUrl=trail.build_url,
         )
 
 
@@ -12548,13 +12551,7 @@ that runs inside a pipeline.
 """
 
     filters = Paging(Trail.flow)
-    creates = Schema(
-        *_TRAIL_COLUMNS,
-        Trail.name,
-        **_TRAIL_COMMIT,
-        aliases=_TRAIL_ALIASES,
-        name="CreateTrailRequest",
-    )
+    creates = Schema(*_TRAIL_COLUMNS, Trail.name, **_TRAIL_COMMIT, aliases=_TRAIL_ALIASES)
 
     def prepare_body(self, context, data):
         system = context.request.get_header(_CI_CONTEXT, default="").strip().lower()
@@ -13255,13 +13252,13 @@ def notify_of_failure(trail: Trail, attestation: Attestation) -> None:
     """Notify of an attestation that has become FAILED."""
     notify(
         "ATTESTATION_FAILED",
-        title=f"The attestation '{attestation.type}' failed",
-        message=f"It was recorded on the {trail.words}.",
-        severity="WARNING",
-        entity_type="attestation",
-        entity_id=attestation.id,
+        f"The attestation '{attestation.type}' failed",
+        f"It was recorded on the {trail.words}.",
+        attestation,
         flow_id=trail.flow_id,
-        payload={"trailId": trail.id, "type": attestation.type, "name": attestation.name},
+        trailId=trail.id,
+        type=attestation.type,
+        name=attestation.name,
     )
 
 
@@ -15658,13 +15655,11 @@ def reject(approval: Approval, said: Mapping[str, Any], is_admin: bool = False) 
     who, comments = said["approver_identity"], said.get("comments")
     notify(
         "APPROVAL_REJECTED",
-        title="A release was rejected",
-        message=f"{who} rejected it: {comments}" if comments else f"{who} rejected it.",
-        severity="WARNING",
-        entity_type="approval",
-        entity_id=approval.id,
+        "A release was rejected",
+        f"{who} rejected it: {comments}" if comments else f"{who} rejected it.",
+        approval,
         flow_id=approval.flow_id,
-        payload={"trailId": approval.trail_id},
+        trailId=approval.trail_id,
     )
 
 
@@ -15727,13 +15722,12 @@ approval whose requester is not on record (an import, an older version) takes `f
         emit("factstore.approval.requested", {"approval": approval.json()})
         notify(
             "APPROVAL_REQUIRED",
-            title="A release waits for approval",
-            message=f"Approval is requested for the {trail.words}.",
-            severity="INFO",
-            entity_type="approval",
-            entity_id=approval.id,
+            "A release waits for approval",
+            f"Approval is requested for the {trail.words}.",
+            approval,
             flow_id=trail.flow_id,
-            payload={"trailId": trail.id, "requiredApprovers": approval.required_approvers},
+            trailId=trail.id,
+            requiredApprovers=approval.required_approvers,
         )
         return approval
 
@@ -15865,13 +15859,11 @@ def _record_verdict(flow: Flow, digest: str, verdict: _Verdict, payload: dict) -
     if not verdict.compliant:
         notify(
             "GATE_BLOCKED",
-            title=f"An artifact does not meet the flow '{flow.name}'",
-            message=verdict.details,
-            severity="CRITICAL",
-            entity_type="trail" if trail else None,
-            entity_id=trail,
+            f"An artifact does not meet the flow '{flow.name}'",
+            verdict.details,
+            Trail.find_or_none(trail) if trail else None,
             flow_id=flow.id,
-            payload={"artifactSha256": digest},
+            artifactSha256=digest,
         )
 
 
@@ -16145,14 +16137,8 @@ class Environments(
     """Environments; renaming or deleting one would remove its policies."""
 
     filters = Paging()
-    creates = Schema.of(
-        Environment,
-        "name type description org_slug drift_policy scope",
-        name="CreateEnvironmentRequest",
-    )
-    changes = Schema.of(
-        Environment, "name type description drift_policy scope", name="UpdateEnvironmentRequest"
-    )
+    creates = Schema.of(Environment, "name type description org_slug drift_policy scope")
+    changes = Schema.of(Environment, "name type description drift_policy scope")
 
     def list(self, context):
         """List environments, in pages on request or by a setting."""
@@ -16402,13 +16388,11 @@ def report_drift(environment: Environment, snapshot: EnvironmentSnapshot | None)
             listed = ", ".join(f"{count} {change}" for change, count in counts.items())
             notify(
                 "DRIFT_DETECTED",
-                title=f"The environment '{environment.name}' has drifted",
-                message=f"Against its baseline: {listed}.",
-                severity="WARNING",
-                entity_type="drift_report",
-                entity_id=report.id,
+                f"The environment '{environment.name}' has drifted",
+                f"Against its baseline: {listed}.",
+                report,
                 environment_id=environment.id,
-                payload=payload | counts,
+                **payload | counts,
             )
 
 
@@ -16840,12 +16824,8 @@ class LogicalEnvironments(
 ):
     """Groups of environments."""
 
-    creates = Schema.of(
-        LogicalEnvironment, "name description", name="CreateLogicalEnvironmentRequest"
-    )
-    changes = Schema.of(
-        LogicalEnvironment, "name description", name="UpdateLogicalEnvironmentRequest"
-    )
+    creates = Schema.of(LogicalEnvironment, "name description")
+    changes = Schema.of(LogicalEnvironment, "name description")
 
     @route(
         "POST /api/v1/logical-environments/{logicalEnvironmentId}/members/{physicalEnvironmentId}",
@@ -17068,7 +17048,6 @@ class Policies(
         "org_slug policy_type threshold require_signature policy_evaluator",
         aliases=POLICY_ALIASES,
         harmless="id createdAt updatedAt description enabled isActive",
-        name="CreatePolicyRequest",
     )
     changes = StrictRequest.of(
         Policy,
@@ -17076,7 +17055,6 @@ class Policies(
         "policy_type threshold require_signature policy_evaluator",
         aliases=POLICY_ALIASES,
         harmless="id createdAt updatedAt description enabled isActive orgSlug",
-        name="UpdatePolicyRequest",
     )
 
     @route(
@@ -17126,9 +17104,7 @@ class PolicyAttachments(
 ):
     """The environments of policies."""
 
-    creates = Schema.of(
-        PolicyAttachment, "policy environment", name="CreatePolicyAttachmentRequest"
-    )
+    creates = Schema.of(PolicyAttachment, "policy environment")
 
     def prepare_body(self, context, data):
         if isinstance(data, dict) and data.get("flowId") is not None:
@@ -17235,7 +17211,6 @@ flow or bind a bundle with `flowId`.
         "required_attestation_types require_signature block_on_failed_scan",
         aliases=_DEPLOYMENT_ALIASES,
         harmless="id createdAt updatedAt enabled isActive orgSlug",
-        name="CreateDeploymentPolicyRequest",
     )
     changes = StrictRequest.of(
         DeploymentPolicy,
@@ -17244,7 +17219,6 @@ flow or bind a bundle with `flowId`.
         optional="flowId",
         aliases=_DEPLOYMENT_ALIASES,
         harmless="id createdAt updatedAt enabled orgSlug",
-        name="UpdateDeploymentPolicyRequest",
     )
 
 
@@ -19062,14 +19036,13 @@ def pass_gate(
     if result.decision == "BLOCKED":
         notify(
             "GATE_BLOCKED",
-            title=f"The gate of {result.environment or 'an unnamed environment'} is shut",
-            message=result.reason,
-            severity="CRITICAL",
-            entity_type="gate_result",
-            entity_id=result.id,
+            f"The gate of {result.environment or 'an unnamed environment'} blocks",
+            result.reason,
+            result,
             flow_id=_flow_that_built(digest),
             environment_id=key,
-            payload={"artifactSha256": digest, "requestedBy": actor},
+            artifactSha256=digest,
+            requestedBy=actor,
         )
     return gate_result
 
@@ -19200,8 +19173,8 @@ class Users(
 ):
     """People. Deleting one deletes the memberships and revokes the keys."""
 
-    creates = Schema.of(User, "email name github_id", name="CreateUserRequest")
-    changes = Schema.of(User, "name github_id", name="UpdateUserRequest")
+    creates = Schema.of(User, "email name github_id")
+    changes = Schema.of(User, "name github_id")
 
 
 # --- Service accounts ---------------------------------------------------------
@@ -19220,12 +19193,8 @@ class ServiceAccounts(
 ):
     """Service accounts, and their keys, which are revoked with the account."""
 
-    creates = Schema.of(
-        FactstoreServiceAccount, "name description", name="CreateServiceAccountRequest"
-    )
-    changes = Schema.of(
-        FactstoreServiceAccount, "name description", name="UpdateServiceAccountRequest"
-    )
+    creates = Schema.of(FactstoreServiceAccount, "name description")
+    changes = Schema.of(FactstoreServiceAccount, "name description")
 
     @route("GET /api/v1/service-accounts/{serviceAccountId}/api-keys", answer=["ApiKeyResponse"])
     def list_service_account_api_keys(self, context, key):
@@ -19836,8 +19805,8 @@ against the provider's keys and returns a session with the scopes of the member'
 secret again.
 """
 
-    creates = Schema(*_SSO_MEMBERS, name="CreateSsoConfigRequest")
-    changes = Schema(*_SSO_MEMBERS, name="UpdateSsoConfigRequest")
+    creates = Schema(*_SSO_MEMBERS)
+    changes = Schema(*_SSO_MEMBERS)
 
     def find(self, key):
         return SsoConfig.must_be_of(key)
@@ -22368,9 +22337,7 @@ event, `attestationStatus`, `status`, `conclusion`, `result` and the like disagr
 counts; a conclusion of GitHub other than `success` is a failed build.
 """
 
-    creates = Schema.of(
-        WebhookConfig, "source secret flow allowed_types", name="CreateWebhookConfigRequest"
-    )
+    creates = Schema.of(WebhookConfig, "source secret flow allowed_types")
 
     def create(self, context):
         """Let a CI system report on a flow, in webhooks that it signs with this secret."""
@@ -23570,9 +23537,7 @@ ones. The URL is https; http is accepted only into networks of the setting
 
     filters = Paging()
 
-    creates = Schema.of(
-        JiraTicket, "summary issue_type", trail_id=Id(), name="CreateJiraTicketRequest"
-    )
+    creates = Schema.of(JiraTicket, "summary issue_type", trail_id=Id())
 
     def prepare_create(self, context: RequestContext) -> tuple[str, HttpResponse] | None:
         """Put a ticket down and try to send it; nothing for a dry run, which leaves no trace."""

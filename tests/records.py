@@ -11,6 +11,9 @@ import threading
 
 from conftest import NOON, WHY
 from multipart import FORM, form, part
+from peewee import ForeignKeyField
+
+from novantra_lite import RESOURCES
 
 DIGEST = "sha256:" + "a" * 64
 #: SHA-256 of the text `abc` (FIPS 180-2, appendix B.1).
@@ -234,6 +237,25 @@ NEEDS = {
 NUMBERS = itertools.count(1)
 
 
+def example(field):
+    """A valid value of a field; the id of a record as a word in braces."""
+    if isinstance(field, ForeignKeyField):
+        items = {resource.model: resource.item for resource in RESOURCES if resource.verbs}
+        return f"{{{items[field.rel_model]}}}"
+    schema = field.describe()
+    if "enum" in schema:
+        return schema["enum"][0]
+    if schema.get("format") in EXAMPLES:
+        return EXAMPLES[schema["format"]]
+    types = schema["type"]
+    return EXAMPLES[types if isinstance(types, str) else types[0]]
+
+
+def example_body(operation):
+    """A body with every member of a standard operation's schema."""
+    return {member: example(field) for member, (_, field) in operation.body.members.items()}
+
+
 class Records(dict):
     """The ids of records by the names that paths and bodies have for them."""
 
@@ -253,7 +275,18 @@ class Records(dict):
             return self[ALIASES[name]]
         if name == "flow":
             return self.client.get(f"/api/v1/flows/{self['flowId']}").json["name"]
-        return self.post(name) if name in MADE else getattr(self, name)()
+        if name in MADE:
+            return self.post(name)
+        return getattr(self, name)() if hasattr(self, name) else self.create(name)
+
+    def create(self, name):
+        """Create a record of a resource with the standard verbs."""
+        (resource,) = (r for r in RESOURCES if r.item == name and "create" in r.verbs.split())
+        operations = resource.surface.operations
+        (create,) = (o for o in operations if o.resource is resource and o.name == "create")
+        created = self.client.post(self.fill(create.path), self.fill(example_body(create)))
+        assert created.status == 201, (name, created.body)
+        return (created.json.get(resource.noun) or created.json)["id"]
 
     def prepare(self, method, path):
         """The path of an operation, with all that it needs to succeed."""
@@ -406,6 +439,19 @@ ANSWERS = {
     "/rest/api/2/myself": b"{}",
     "/rest/api/2/search": b'{"issues": []}',
     "/wiki/rest/api/space/OPS": b"{}",
+}
+
+
+#: Values of fields without a table of their own, by format or type.
+EXAMPLES = {
+    "date-time": "2026-01-01T00:00:00Z",
+    "uuid": "00000000-0000-4000-8000-000000000000",
+    "string": WHY + " {unique}",
+    "integer": 1,
+    "number": 1,
+    "boolean": True,
+    "array": [],
+    "object": {},
 }
 
 

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import pytest
 from conftest import NOON, WHY, Clock
 from multipart import FORM, form, part
-from records import DIGEST, DOCUMENT, FILE, REGO, Records, other_services
+from records import DIGEST, DOCUMENT, FILE, REGO, Records, example_body, other_services
 from stored import tables
 
 import novantra_lite
@@ -734,8 +734,19 @@ BODIES |= {
         ATTESTATION | {"artifactFingerprint": DIGEST, "flowName": "{flow}"}
     ),
 }
-# What the second version has no body of its own for is told as in the first.
+# The second version has the bodies of the first, unless it has its own.
 BODIES = {key.replace("/v1/", "/v2/"): body for key, body in BODIES.items()} | BODIES
+# Standard creates and updates without an entry have bodies that are derived from their schemas.
+STANDARD = [operation for operation in WRITES if operation.name in ("create", "update")]
+BODIES = (
+    {
+        line(operation): example_body(operation)
+        for operation in STANDARD
+        if line(operation) not in BODIES
+    }
+    | {line(operation): {} for operation in WRITES if operation.name == "delete"}
+    | BODIES
+)
 #: The members of what stands in a list in a body.
 INSIDE = {
     "attachments": ("fileName", "contentType", "contentBase64", "uri", "sha256"),

@@ -238,12 +238,12 @@ def test_a_gate_that_shuts_is_told_of(factstore, flow, trail, production):
 
     assert result["decision"] == "BLOCKED"
     assert shown(factstore) == [
-        ("The gate of production is shut", "CRITICAL", "gate_result", result["id"])
+        ("The gate of production blocks", "CRITICAL", "gate_result", result["id"])
     ]
     (delivery,) = factstore.get(f"/api/v1/notification-rules/{rule}/deliveries").json
     assert json.loads(delivery["payload"]) == {
         "triggerEvent": "GATE_BLOCKED",
-        "title": "The gate of production is shut",
+        "title": "The gate of production blocks",
         "message": result["reason"],
         "severity": "CRITICAL",
         "entityType": "gate_result",
