@@ -7763,7 +7763,7 @@ class Webhooks:
     def list(self) -> list[dict]:
         """Return all endpoints, without their secrets."""
         with self.workspace.read():
-            return [endpoint.json() for endpoint in Endpoint.select().order_by(Endpoint.id)]
+            return [endpoint.json() for endpoint in Endpoint.find_all()]
 
     def remove(self, key: str) -> None:
         """Delete an endpoint and its deliveries."""
@@ -10275,7 +10275,7 @@ class ApiKey(Model):
 
 def revoke_keys_of(owner_id: str) -> None:
     """Revoke all keys of an owner; the lists still contain them."""
-    for key in ApiKey.select().where(ApiKey.owner_id == owner_id, ApiKey.is_active):
+    for key in ApiKey.find_all(owner_id=owner_id, is_active=True):
         key.revoke()
 
 
@@ -10375,7 +10375,7 @@ class ApiKeys(CredentialCache):
     def verify(self, credential):
         digest = hash_secret(self.workspace.ring, credential, "api keys")
         with self.workspace.read():
-            keys = list(ApiKey.select().where(ApiKey.key_prefix == credential[:12]))
+            keys = ApiKey.find_all(key_prefix=credential[:12])
         for key in keys:
             if hmac.compare_digest(key.key_hash, digest):
                 if not key.is_active:
@@ -20959,8 +20959,7 @@ def _assess_trail(framework_id: str, trail_id: str, slug: str | None) -> Complia
     check_organisation(slug)
     rows = session().database.connection().execute(passed_types_sql("?1"), (trail.id,))
     passed = {type for (type,) in rows}
-    controls = RegulatoryControl.select().where(RegulatoryControl.framework == framework.id)
-    controls = controls.order_by(peewee.SQL('"t1"."rowid"'))
+    controls = RegulatoryControl.find_all(framework=framework.id)
     results = [_assess_control(control, passed) for control in controls]
     mandatory = _mandatory_controls(framework.id)
     statuses = {result["status"] for result in results if result["controlId"] in mandatory}
@@ -21348,9 +21347,12 @@ class VaultDocument(Model):
     deleted_at = Timestamp(6, null=True)
 
 
-#: Type and id of the subject of a document, and the type of evidence.
-DocumentKey = tuple[str, str, str]
-_KEY_FIELDS = (VaultDocument.entity_type, VaultDocument.entity_id, VaultDocument.evidence_type)
+class DocumentKey(NamedTuple):
+    """The type and id of the subject of a document, and the type of evidence."""
+
+    entity_type: str
+    entity_id: str
+    evidence_type: str
 
 
 class EvidenceStore:
@@ -21374,13 +21376,14 @@ class EvidenceStore:
 
     def newest(self, location: DocumentKey) -> Any:
         """Return `version` and `stored_at` of a document; None if there never was one."""
-        versions = VaultDocument.select().where(*map(eq, _KEY_FIELDS, location))
-        return versions.order_by(VaultDocument.version.desc()).first()
+        return VaultDocument.last(**location._asdict())
 
     def types(self, entity_type: str, entity_id: str) -> list[str]:
         """Return the types of evidence about a subject, including deleted ones."""
         query = VaultDocument.select(VaultDocument.evidence_type).distinct()
-        query = query.where(*map(eq, _KEY_FIELDS, (entity_type, entity_id)))
+        query = query.where(
+            VaultDocument.entity_type == entity_type, VaultDocument.entity_id == entity_id
+        )
         return [name for (name,) in query.order_by(VaultDocument.evidence_type).tuples()]
 
     def contents(self, location: DocumentKey) -> dict[str, str] | None:
@@ -21397,10 +21400,9 @@ class EvidenceStore:
 
     def record_version(self, location: DocumentKey, data: dict[str, str], sent: Any) -> Any:
         """Record a new version of a document; return its metadata."""
-        key = {field.name: value for field, value in zip(_KEY_FIELDS, location, strict=True)}
         before = self.newest(location)
         version = before.version + 1 if before else 1
-        return VaultDocument.create(**key, version=version, data=to_json(data))
+        return VaultDocument.create(**location._asdict(), version=version, data=to_json(data))
 
     def send_deletion(self, location: DocumentKey, dry_run: bool) -> Any:
         """Delete the newest version in Vault, if it is stored there."""
@@ -21443,7 +21445,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
 
     def location(self, named: Mapping, *path: str) -> DocumentKey:
         """The document that a path and a query or body mean together."""
-        return (*self.about(*path), named["evidence_type"])
+        return DocumentKey(*self.about(*path), named["evidence_type"])
 
     def describe_document(
         self, context: RequestContext, location: DocumentKey, version: Any
