@@ -7788,19 +7788,18 @@ class Webhooks:
 
         return self._transaction("Webhook secret rotated.", work, show)
 
-    def _set_status(self, key: str, status: str) -> None:
-        def work():
-            Endpoint.find(key).change(status=status)
-
-        self._transaction(f"Webhook endpoint {status}.", work)
+    def set_status(self, key: str, status: str) -> None:
+        """Enable, pause or disable an endpoint."""
+        reason = f"Webhook endpoint {status}."
+        self._transaction(reason, lambda: Endpoint.find(key).change(status=status))
 
     def pause(self, key: str) -> None:
         """Pause the deliveries of an endpoint; events are queued."""
-        self._set_status(key, "paused")
+        self.set_status(key, "paused")
 
     def resume(self, key: str) -> None:
         """Deliver again, after a pause or after the endpoint was disabled."""
-        self._set_status(key, "enabled")
+        self.set_status(key, "enabled")
         self.workspace.bell.set()
 
     def test(self, key: str) -> dict:

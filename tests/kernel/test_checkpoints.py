@@ -483,5 +483,5 @@ def test_bytes_of_evidence_are_verified_too_where_the_key_is_at_hand(opened, pla
     place.with_name("register.db.key").unlink()
     without = verify(notes_of(place))
 
-    assert len(with_key) == 1 and "is not what its claim says" in with_key[0]
+    assert len(with_key) == 1 and "does not match its claim" in with_key[0]
     assert without == []
