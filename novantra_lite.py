@@ -4803,12 +4803,9 @@ class Operation:
     dry_run_member: str = ""
     #: Makes the response of the handler's record; a dry run responds with the record.
     brief: Callable[[Model], dict] | None = None
-    #: Statuses of problems beyond those that all operations have.
-    refuses: tuple[int, ...] = ()
-    #: JSON schemas of responses with further statuses, in place of the surface's envelope.
-    others: Mapping[int, dict] = MappingProxyType({})
-    #: Whether it may redirect (302) instead.
-    redirects: bool = False
+    #: Further statuses, with the JSON schemas of their bodies; None: the surface's envelope, {}:
+    #: no body.
+    responses: Mapping[int, dict | None] = MappingProxyType({})
     id: str = ""
 
     def __init__(self, resource: Resource, name: str, **options: Any):
@@ -13645,7 +13642,7 @@ of unknown severity; `unknown` is their number.
         "GET /api/v1/evidence/{evidenceKey}",
         answers_with="*/*",
         answer=File().describe(),
-        redirects=True,
+        responses={302: {}},
     )
     def download_evidence(self, context, digest):
         """Download an evidence file by the SHA-256 of its bytes; the oldest one that has it."""
@@ -15490,7 +15487,7 @@ _PULL_REQUEST = MappingProxyType(
         ),
         "status": 201,
         "answer": "AttestationResponse",
-        "refuses": (502,),
+        "responses": {502: None},
     }
 )
 
@@ -20004,7 +20001,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         public=True,
         query=Filters(redirect_uri=_RedirectUri(2048, 1), required="redirectUri"),
         answer=object_schema(loginUrl={"type": "string", "format": "uri"}, state=TEXT),
-        refuses=(502,),
+        responses={502: None},
     )
     def start_sso_login(self, context, key):
         """Begin a sign-in: get the URL for the browser, and the state that the callback repeats."""
@@ -20038,7 +20035,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
         public=True,
         query=_CallbackQuery(),
         answer=object_schema(token=TEXT, userId=UUID_TEXT, email=TEXT, name=TEXT),
-        refuses=(502,),
+        responses={502: None},
     )
     def complete_sso_login(self, context, key):
         """Finish a sign-in: swap the authorization code for a session token."""
@@ -21463,7 +21460,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         "GET /api/v1/evidence/{evidenceKey}/{entityKey}",
         query=which,
         answer=_VAULT_EVIDENCE,
-        refuses=(502,),
+        responses={502: None},
     )
     def get_vault_evidence(self, context, *path):
         """Get the version and the time of a document, deleted or not, without its contents."""
@@ -21480,7 +21477,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         ),
         status=201,
         answer=_VAULT_EVIDENCE,
-        refuses=(502,),
+        responses={502: None},
     )
     def store_vault_evidence(self, context, *path):
         """Store a document as a new version."""
@@ -21498,7 +21495,10 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         return context.lite.vault.send(location, data, dry_run)
 
     @route(
-        "DELETE /api/v1/evidence/{evidenceKey}/{entityKey}", query=which, status=204, refuses=(502,)
+        "DELETE /api/v1/evidence/{evidenceKey}/{entityKey}",
+        query=which,
+        status=204,
+        responses={502: None},
     )
     def delete_vault_evidence(self, context, *path):
         """Delete the newest version of a document, if there is one; its metadata remains."""
@@ -21516,7 +21516,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         answer=Schema.of(
             VaultDocument, "entity_type entity_id", evidence_types=Json(ListOf(Text(255), 2**31))
         ).describe(),
-        refuses=(502,),
+        responses={502: None},
     )
     def list_vault_evidence(self, context, *path):
         """List the types of evidence about a subject."""
@@ -21531,7 +21531,7 @@ Documents are versioned, and encrypted in the workspace's file or, with the sett
         "GET /api/v1/evidence/{evidenceKey}/{entityKey}/download",
         query=which,
         answer=_VAULT_DATA.describe(),
-        refuses=(502,),
+        responses={502: None},
     )
     def download_vault_evidence(self, context, *path):
         """Download the contents of a document; 404 while its newest version is deleted."""
@@ -23003,6 +23003,7 @@ class _SlackForm(Schema):
         self.members = {member: (member, field) for member, field in own.items()}
 
 
+_SLACK_ERROR = {"$ref": "#/components/schemas/FactstoreError"}
 _SLACK_ANSWER = {
     "type": "object",
     "required": ["responseType", "text"],
@@ -23073,7 +23074,9 @@ approvers: `{"U024BE7LH": "ciso"}`. Other users decide nothing.
     @route(
         "POST /api/v1/organisations/{slug}/slack/actions",
         body=LenientRequest(payload=Text(1_000_000), demanded="payload", name="SlackActionForm"),
-        others={400: {"anyOf": [{"$ref": "#/components/schemas/FactstoreError"}, _SLACK_ANSWER]}},
+        responses={
+            400: {"anyOf": [{"$ref": "#/components/schemas/FactstoreError"}, _SLACK_ANSWER]}
+        },
         **_FROM_SLACK,
     )
     def handle_slack_action(self, context, slug):
@@ -29000,17 +29003,15 @@ def _describe_responses(operation: Operation) -> dict:
         dry_run = object_schema(dryRun={"const": True}, **{would: _describe_dry_run(operation)})
         both = [operation.answer, dry_run] if operation.status == 200 else [dry_run]
         responses["200"] = _describe_response("Done, or the result of a dry run.", {"anyOf": both})
-    if operation.redirects:
-        responses["302"] = _describe_response("Found at the address in Location.", None)
     reading = () if operation.public else (TooMuch.status,)
     own = _WRITE_ERRORS if operation.method != "GET" else reading
-    statuses = [*_COMMON_ERRORS, *own, *operation.refuses]
-    for status in sorted(statuses):
-        responses[str(status)] = {
-            "$ref": f"#/components/responses/{operation.surface.name}{status}"
-        }
-    for status, schema in operation.others.items():
-        responses[str(status)] = _describe_response(HTTPStatus(status).phrase, schema)
+    further = dict.fromkeys([*_COMMON_ERRORS, *own]) | dict(operation.responses)
+    for status, schema in sorted(further.items()):
+        responses[str(status)] = (
+            {"$ref": f"#/components/responses/{operation.surface.name}{status}"}
+            if schema is None
+            else _describe_response(HTTPStatus(status).phrase, schema)
+        )
     return responses
 
 
@@ -29036,10 +29037,15 @@ def _describe_response(meaning: str, schema: dict | None, media: str = "applicat
 def _describe_errors(surface: Surface) -> dict[str, dict]:
     """Describe the error responses of an API, by name."""
     schema = {"$ref": f"#/components/schemas/{surface.name}Error"}
-    own = {status for operation in surface.operations for status in operation.refuses}
+    statuses = {
+        status
+        for operation in surface.operations
+        for status, schema in operation.responses.items()
+        if schema is None
+    }
     return {
         f"{surface.name}{status}": _describe_response(HTTPStatus(status).phrase, schema)
-        for status in (*_COMMON_ERRORS, *_WRITE_ERRORS, *sorted(own))
+        for status in (*_COMMON_ERRORS, *_WRITE_ERRORS, *sorted(statuses))
     }
 
 
@@ -29179,7 +29185,7 @@ class Operations(Factstore, tag="Operations"):
         urgent=True,
         scope="",
         answer=_HEALTH,
-        others={503: _HEALTH},
+        responses={503: _HEALTH},
     )
     def get_actuator_health(self, context):
         """Return whether every workspace can be read and written, and which cannot."""
