@@ -3700,9 +3700,9 @@ def open_file(
         reject_lost(workspace.path, ".key", ".checkpoints")
     if empty:
         # In one step: all or nothing.
-        with contextlib.closing(sqlite3.connect(":memory:")) as made:
-            made.deserialize(new_file(create, newest))
-            made.backup(connection)
+        with contextlib.closing(sqlite3.connect(":memory:")) as memory:
+            memory.deserialize(new_file(create, newest))
+            memory.backup(connection)
     elif version < newest:
         _back_up_before(workspace, newest)
         _migrate(connection, create, [step for step in steps if step.version > version])
@@ -5905,12 +5905,12 @@ def audited_subjects(connection: sqlite3.Connection, action: str) -> set[str]:
 def check_keys(connection: sqlite3.Connection) -> Iterator[str]:
     """Compare the keys in the file with those whose creation is in the audit log."""
     for model, action in NOTED_KEYS.items():
-        noted = audited_subjects(connection, action)
+        audited = audited_subjects(connection, action)
         select = f'SELECT CAST("id" AS TEXT) FROM "{model._meta.table_name}"'
         present = {key for (key,) in connection.execute(select)}
-        for key in sorted(present - noted):
+        for key in sorted(present - audited):
             yield f"The audit log has no entry for {model.noun()} {key}."
-        for key in sorted(noted - present):
+        for key in sorted(audited - present):
             yield f"{model.noun().capitalize()} {key} is in the audit log but not in its table."
 
 
@@ -6013,7 +6013,7 @@ def _check_table(
     """
     table, noun, order, unproven = model._meta.table_name, model.noun().capitalize(), 0, 0
     scan = TableScan(connection, _records_sql(model), (table,), advance)
-    for rowid, key, text, is_current, made, gone, newest in scan:
+    for rowid, key, text, is_current, first, gone, newest in scan:
         if newest is None and not is_whole:
             unproven += 1
             continue
@@ -6025,10 +6025,10 @@ def _check_table(
             yield fault
             continue
         if gone is not None and gone < int(number):
-            made = _recreated(connection, table, key, gone)
-        if made is not None and made < order:
+            first = _recreated(connection, table, key, gone)
+        if first is not None and first < order:
             yield f"{noun} {key} is not in its original position."
-        order = max(order, made or 0)
+        order = max(order, first or 0)
     yield from scan.faults(table, partial(_keys_of_rows, connection, model))
     if unproven:
         yield f"{unproven:,} records of the table {table} have no ledger entry that can be read."
@@ -6069,9 +6069,9 @@ def _keys_of_rows(
 
 def _recreated(connection: sqlite3.Connection, table: str, key: str, gone: int) -> int:
     """The number of the entry that created a record again after its deletion."""
-    made = """SELECT min("id") FROM "ledger_entry"
+    recreation = """SELECT min("id") FROM "ledger_entry"
         WHERE "record_id" IN (?, ?) AND "record_type" = ? AND "id" > ?"""
-    return connection.execute(made, (key, record_uuid(table, key), table, gone)).fetchone()[0]
+    return connection.execute(recreation, (key, record_uuid(table, key), table, gone)).fetchone()[0]
 
 
 @functools.cache
@@ -6305,16 +6305,16 @@ class OutboxMessage(Model):
         return cls.create(due_at=current.source.now(), **values)
 
     @classmethod
-    def is_due(cls, moment: str) -> bool:
+    def is_due(cls, timestamp: str) -> bool:
         """Return whether any message is due; called every second for every workspace."""
         sql = f'SELECT EXISTS (SELECT 1 FROM "{cls._meta.table_name}" WHERE "due_at" <= ?)'
-        return bool(session().database.connection().execute(sql, (moment,)).fetchone()[0])
+        return bool(session().database.connection().execute(sql, (timestamp,)).fetchone()[0])
 
     @classmethod
-    def waiting(cls, moment: str, failing: Iterable[str]) -> Iterable[OutboxMessage]:
+    def waiting(cls, timestamp: str, failing: Iterable[str]) -> Iterable[OutboxMessage]:
         """A batch of due messages, the oldest first, without those of failing channels."""
         channel = cls._meta.fields[cls.channel_field]
-        due = cls.select().where(cls.due_at <= moment, channel.not_in(list(failing)))
+        due = cls.select().where(cls.due_at <= timestamp, channel.not_in(list(failing)))
         return due.order_by(cls.due_at, cls._meta.primary_key).limit(BATCH)
 
     @property
@@ -6380,8 +6380,8 @@ class Delivery(OutboxMessage):
     endpoint = ForeignKey(Endpoint, index=True)
 
     @classmethod
-    def waiting(cls, moment, failing):
-        due = super().waiting(moment, failing).where(Endpoint.status == "enabled")
+    def waiting(cls, timestamp, failing):
+        due = super().waiting(timestamp, failing).where(Endpoint.status == "enabled")
         return due.select(cls, Event, Endpoint).join(Event).switch(cls).join(Endpoint)
 
     def is_still_due(self):
@@ -6426,14 +6426,14 @@ def _endpoint_secrets(endpoint: Endpoint, at: float) -> list[str]:
 
 def _failing_for(endpoint: Endpoint, at: float) -> float:
     """Seconds since an endpoint's first failure without any success after it."""
-    mine = Delivery.endpoint == endpoint
+    condition = Delivery.endpoint == endpoint
     success = Delivery.select(peewee.fn.max(Delivery.updated_at)).where(
-        mine, Delivery.state == "done"
+        condition, Delivery.state == "done"
     )
     # An endpoint that is enabled again, or gets a new secret, starts without failures.
     since = max(success.scalar() or "", endpoint.updated_at)
     failed = Delivery.select(peewee.fn.min(Delivery.failed_at)).where(
-        mine, Delivery.state != "done", Delivery.updated_at >= since
+        condition, Delivery.state != "done", Delivery.updated_at >= since
     )
     first = failed.scalar()
     return at - seconds_of(max(first, since)) if first else 0.0
@@ -6735,21 +6735,21 @@ class Checkpoints:
         if self.path is None or not self.path.exists():
             raise Conflict("There is no file of checkpoints to replace.")
         stamp = re.sub(r"[-:]|\.\d+", "", self.workspace.source.now())
-        kept = self.path.with_name(f"{self.path.name}.{stamp}")
-        if kept.exists():
-            raise Conflict(f"{kept.name} exists already; try again in a second.")
+        stored = self.path.with_name(f"{self.path.name}.{stamp}")
+        if stored.exists():
+            raise Conflict(f"{stored.name} exists already; try again in a second.")
         write_transaction(
             self.workspace,
             lambda current: self.workspace.journal.record(
-                current, "checkpoints.restarted", "checkpoint_file", kept.name
+                current, "checkpoints.restarted", "checkpoint_file", stored.name
             ),
             actor="console",
             reason=reason,
         )
-        self.path.rename(kept)
+        self.path.rename(stored)
         self.covered = None
         self.write()
-        return kept
+        return stored
 
 
 def checkpoint_origin(organization: str) -> str:
@@ -7593,9 +7593,9 @@ class Dispatcher:
 
         A channel that failed is skipped for the rest of the step.
         """
-        arrived, moment = 0, self.source.timestamp(self.source.clock() + ahead)
+        arrived, timestamp = 0, self.source.timestamp(self.source.clock() + ahead)
         with workspace.read():
-            due = list(model.waiting(moment, failing)) if model.is_due(moment) else []
+            due = list(model.waiting(timestamp, failing)) if model.is_due(timestamp) else []
             for message in due:
                 if self.is_stopping or message.channel_key in failing or not message.is_still_due():
                     continue
@@ -7610,9 +7610,9 @@ class Dispatcher:
         # The workspace may be closed during the wait for a receiver.
         leave = thread_release.set(workspace.leases.suspended)
         try:
-            sent = message.deliver(workspace, self.transport, self.source.clock() + ahead)
+            response = message.deliver(workspace, self.transport, self.source.clock() + ahead)
         except Problem as problem:
-            sent = HttpResponse(0, None, str(problem))
+            response = HttpResponse(0, None, str(problem))
         finally:
             thread_release.reset(leave)
         at = self.source.clock() + ahead
@@ -7621,11 +7621,11 @@ class Dispatcher:
             # It may have been deleted together with its receiver.
             stored = type(message).find_or_none(message.id)
             if stored is not None:
-                stored.record_attempt(sent, at)
+                stored.record_attempt(response, at)
 
         noun = message.noun()
         write_transaction(workspace, work, actor="dispatcher", reason=f"Outcome of a {noun}.")
-        return message.is_success(sent)
+        return message.is_success(response)
 
 
 @functools.cache
@@ -8727,10 +8727,10 @@ def check_attachments() -> Iterator[str]:
             digest = "closed"
         if digests.get(content.id) != digest:
             yield f"The content of attachment {content.id} does not match its claim."
-    kept = audited_subjects(connection, _ATTACHMENT_KEPT)
-    for key in sorted((kept & digests.keys()) - present):
+    stored = audited_subjects(connection, _ATTACHMENT_KEPT)
+    for key in sorted((stored & digests.keys()) - present):
         yield f"The content of attachment {key} is gone."
-    held = present | kept | {key for key, _, is_elsewhere in rows if is_elsewhere}
+    held = present | stored | {key for key, _, is_elsewhere in rows if is_elsewhere}
     for key in sorted(digests.keys() - held):
         yield f"The content of attachment {key} was never stored, and it has no URI."
 
@@ -11815,8 +11815,8 @@ class NotificationMessage(OutboxMessage):
         table_name = "notification_errand"
 
     @classmethod
-    def waiting(cls, moment, failing):
-        due = super().waiting(moment, failing)
+    def waiting(cls, timestamp, failing):
+        due = super().waiting(timestamp, failing)
         return due.select(cls, NotificationRule).join(NotificationRule)
 
     def outbound_request(self, workspace, at):
@@ -11828,11 +11828,11 @@ class NotificationMessage(OutboxMessage):
         )
         return OutboundRequest(url, body.encode(), {"Content-Type": "application/json"})
 
-    def record_attempt(self, sent, at):
+    def record_attempt(self, response, at):
         if self.state != "due":
             # It was skipped while it was being sent.
             return
-        super().record_attempt(sent, at)
+        super().record_attempt(response, at)
         if self.state == "done":
             self.conclude("SENT", self.attempts)
         elif self.state == "failed":
@@ -15595,7 +15595,7 @@ class ApprovalDecision(Model):
 
     @classmethod
     def record(
-        cls, approval: Approval, decision: str, said: Mapping[str, Any], is_admin: bool
+        cls, approval: Approval, decision: str, values: Mapping[str, Any], is_admin: bool
     ) -> None:
         """Record a decision; raises Conflict unless the approval is pending.
 
@@ -15605,7 +15605,7 @@ class ApprovalDecision(Model):
         status, settings = approval.json()["status"], session().workspace.settings
         if status != "PENDING_APPROVAL":
             raise Conflict(f"Approval {approval.id} is {status} and cannot be decided any more.")
-        principal, name = said.get("decided_by"), said["approver_identity"]
+        principal, name = values.get("decided_by"), values["approver_identity"]
         is_own = approval.requested_by is not None and approval.requested_by == principal
         earlier = cls.find_all(approval=approval.id, decided_by=principal) if principal else ()
         is_double = any(decision.approver_identity != name for decision in earlier)
@@ -15622,33 +15622,35 @@ class ApprovalDecision(Model):
                 f"Approval {approval.id} was {done} with credentials of the same owner; somebody"
                 " else must decide it, or the setting self_approval must be on."
             )
-        made = cls.create(approval=approval.id, decision=decision, **said)
+        record = cls.create(approval=approval.id, decision=decision, **values)
         AuditEvent.record(
             "APPROVAL_GRANTED" if decision == "APPROVED" else "APPROVAL_REJECTED",
-            made.approver_identity,
+            record.approver_identity,
             {"approvalId": approval.id},
             trail_id=approval.trail_id,
         )
 
 
-def approve(approval: Approval, said: Mapping[str, Any], is_admin: bool = False) -> None:
+def approve(approval: Approval, values: Mapping[str, Any], is_admin: bool = False) -> None:
     """Record an approving decision; the last required one sets APPROVED."""
-    ApprovalDecision.record(approval, "APPROVED", said, is_admin)
-    mine = ApprovalDecision.approval == approval
-    heard = ApprovalDecision.select(ApprovalDecision.approver_identity).where(mine).tuples()
-    if set(approval.required_approvers) <= {identity for (identity,) in heard}:
+    ApprovalDecision.record(approval, "APPROVED", values, is_admin)
+    condition = ApprovalDecision.approval == approval
+    identities = (
+        ApprovalDecision.select(ApprovalDecision.approver_identity).where(condition).tuples()
+    )
+    if set(approval.required_approvers) <= {identity for (identity,) in identities}:
         approval.change(status="APPROVED", resolved_at=now_exactly())
         emit("factstore.approval.granted", {"approval": approval.json()})
         update_trail_status(approval.trail)
 
 
-def reject(approval: Approval, said: Mapping[str, Any], is_admin: bool = False) -> None:
+def reject(approval: Approval, values: Mapping[str, Any], is_admin: bool = False) -> None:
     """Record a rejection, which ends the approval."""
-    ApprovalDecision.record(approval, "REJECTED", said, is_admin)
+    ApprovalDecision.record(approval, "REJECTED", values, is_admin)
     approval.change(status="REJECTED", resolved_at=now_exactly())
     emit("factstore.approval.rejected", {"approval": approval.json()})
     update_trail_status(approval.trail)
-    who, comments = said["approver_identity"], said.get("comments")
+    who, comments = values["approver_identity"], values.get("comments")
     notify(
         "APPROVAL_REJECTED",
         "A release was rejected",
@@ -16016,9 +16018,9 @@ class Environment(Model):
     def create(cls, **values):
         check_environment_name(cls, values["name"])
         check_organisation(values.get("org_slug"))
-        made = super().create(**values | {"scope": _tidy_scope(values.get("scope"))})
-        made.record_event("ENVIRONMENT_CREATED")
-        return made
+        record = super().create(**values | {"scope": _tidy_scope(values.get("scope"))})
+        record.record_event("ENVIRONMENT_CREATED")
+        return record
 
     def change(self, **values):
         if values.get("name", self.name) != self.name:
@@ -16190,21 +16192,21 @@ class EnvironmentSnapshot(Model):
         """Record the artifacts that run now, as far as the scope of the environment covers them."""
         if covered is None:
             covered = environment.covered(artifact["artifactName"] for artifact in artifacts)
-        kept = [artifact for artifact in artifacts if artifact["artifactName"] in covered]
+        stored = [artifact for artifact in artifacts if artifact["artifactName"] in covered]
         before = cls.last(environment=environment.id)
         last = before.snapshot_index if before else 0
-        seen = SnapshotArtifact.seen(environment, kept)
+        seen = SnapshotArtifact.seen(environment, stored)
         snapshot = cls.create(
             environment=environment.id,
             snapshot_index=last + 1,
             recorded_by=recorded_by,
-            artifacts=kept,
+            artifacts=stored,
             **values,
         )
         SnapshotArtifact.index(snapshot)
         members = {"environmentId": environment.id, "environmentName": environment.name}
         members["snapshotIndex"] = snapshot.snapshot_index
-        for artifact in kept:
+        for artifact in stored:
             if artifact["artifactSha256"] not in seen:
                 seen.add(artifact["artifactSha256"])
                 emit("factstore.artifact.deployed", members | artifact)
@@ -17902,7 +17904,7 @@ class _RegoProcess:
         )
         places = json.dumps([str(own.parent), *sys.path])
         # A policy can read the environment, and keys are in it.
-        kept = {name: os.environ[name] for name in self.ENVIRONMENT if name in os.environ}
+        stored = {name: os.environ[name] for name in self.ENVIRONMENT if name in os.environ}
         lifeline, own_end = os.pipe()
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", program, str(megabytes), str(lifeline), places],
@@ -17911,7 +17913,7 @@ class _RegoProcess:
             stderr=subprocess.DEVNULL,
             cwd=os.sep,
             pass_fds=(lifeline,) if sys.platform == "linux" else (),
-            env=kept,
+            env=stored,
             start_new_session=True,
         )
         os.close(lifeline)
@@ -19658,11 +19660,11 @@ def _check_claims(claims: Mapping[str, Any], client_id: str, nonce: str, at: flo
         refused = "it is of another login"
     elif claims.get("azp", None if several else client_id) != client_id:
         refused = "it is for another client"
-    elif not all(type(moment) in (int, float) for moment in times):
+    elif not all(type(timestamp) in (int, float) for timestamp in times):
         refused = "its times are not numbers"
     elif not claims["exp"] > at - LEEWAY:
         refused = "it has expired"
-    elif not all(moment <= at + LEEWAY for moment in times[1:]):
+    elif not all(timestamp <= at + LEEWAY for timestamp in times[1:]):
         refused = "it is not valid yet"
     else:
         return
@@ -21394,7 +21396,7 @@ class EvidenceStore:
     def send(self, location: DocumentKey, data: dict[str, str], dry_run: bool) -> Any:
         """Send a document to Vault, if it is stored there."""
 
-    def record_version(self, location: DocumentKey, data: dict[str, str], sent: Any) -> Any:
+    def record_version(self, location: DocumentKey, data: dict[str, str], response: Any) -> Any:
         """Record a new version of a document; return its metadata."""
         before = self.newest(location)
         version = before.version + 1 if before else 1
@@ -21403,7 +21405,7 @@ class EvidenceStore:
     def send_deletion(self, location: DocumentKey, dry_run: bool) -> Any:
         """Delete the newest version in Vault, if it is stored there."""
 
-    def record_deletion(self, location: DocumentKey, sent: Any) -> Any:
+    def record_deletion(self, location: DocumentKey, response: Any) -> Any:
         """Record that the newest version is deleted; return its metadata, if there is one."""
         document = self.newest(location)
         if document and not document.deleted_at:
@@ -21800,10 +21802,10 @@ class _HashicorpVault(EvidenceStore):
         version, created = stored.get("data.version").value, stored.text("data.created_time")
         return _VaultVersion.read(version, created)
 
-    def record_version(self, location, data, sent):
+    def record_version(self, location, data, response):
         path = f"{self.mount}/{self.path(*location)}"
-        VaultWrite.create(action="STORED", vault_path=path, version=sent.version)
-        return sent
+        VaultWrite.create(action="STORED", vault_path=path, version=response.version)
+        return response
 
     def send_deletion(self, location, dry_run):
         if dry_run:
@@ -21811,9 +21813,9 @@ class _HashicorpVault(EvidenceStore):
         self.call(self.store.delete_latest_version_of_secret, self.path(*location))
         return None
 
-    def record_deletion(self, location, sent):
+    def record_deletion(self, location, response):
         VaultWrite.create(action="DELETED", vault_path=f"{self.mount}/{self.path(*location)}")
-        return sent
+        return response
 
     def check_capabilities(self, location: DocumentKey, *needed: str) -> _VaultVersion | None:
         """Return the metadata of a document, if Vault permits this server to write it."""
@@ -22439,8 +22441,8 @@ def _read_webhook(source: str, data: bytes, media_type: str, event: str) -> dict
     present = {member: value for member, value in payload.items() if str(value or "").strip()}
     values = _GENERIC_WEBHOOK.validate(present, coerce=True)
     # The attested status counts by itself.
-    said = {member: value for member, value in payload.items() if member != "attestationStatus"}
-    stated = StatedResult(said, "event")
+    details = {member: value for member, value in payload.items() if member != "attestationStatus"}
+    stated = StatedResult(details, "event")
     # Neither the thresholds nor the severities are known here.
     is_over = any(stated.counts[name] > most for name, most in DEFAULT_LIMITS.items())
     is_failed = stated.failure or is_over or stated.counts["unknown"]
@@ -22689,8 +22691,8 @@ class SlackMessage(OutboxMessage):
         return message
 
     @classmethod
-    def waiting(cls, moment, failing):
-        return super().waiting(moment, failing).select(cls, SlackConfig).join(SlackConfig)
+    def waiting(cls, timestamp, failing):
+        return super().waiting(timestamp, failing).select(cls, SlackConfig).join(SlackConfig)
 
     def outbound_request(self, workspace, at):
         url = f"{workspace.settings.slack_url.rstrip('/')}/chat.postMessage"
@@ -22703,12 +22705,12 @@ class SlackMessage(OutboxMessage):
     def is_success(self, response):
         return _slack_verdict(response) == "ok"
 
-    def record_attempt(self, sent, at):
-        verdict = _slack_verdict(sent)
+    def record_attempt(self, response, at):
+        verdict = _slack_verdict(response)
         if verdict in ("ratelimited", "rate_limited"):
             # With status 200, it means the same as with 429.
-            sent = sent._replace(status=429)
-        super().record_attempt(sent, at)
+            response = response._replace(status=429)
+        super().record_attempt(response, at)
         if verdict in ("", "ok"):
             return
         self.change(note=f"Slack refused the message: {verdict}.")
@@ -22716,14 +22718,14 @@ class SlackMessage(OutboxMessage):
             self.change(state="failed", due_at=None)
 
 
-def _slack_verdict(sent: HttpResponse) -> str:
+def _slack_verdict(response: HttpResponse) -> str:
     """Return Slack's verdict on a message: ok, the name of an error, or empty."""
-    if sent.status != 200:
+    if response.status != 200:
         return ""
-    response = sent.document
-    if response.get("ok").value is True:
+    document = response.document
+    if document.get("ok").value is True:
         return "ok"
-    error = response.text("error")
+    error = document.text("error")
     return error if re.fullmatch("[a-z0-9_]{1,100}", error) else ""
 
 
@@ -22873,10 +22875,10 @@ def _trail_text(key: str) -> list[str]:
     trail = Trail.find_or_none(key)
     if trail is None:
         return [f"There is no trail {key}."]
-    said = Attestation.select(Attestation.status, Attestation.type).where(
+    attestations = Attestation.select(Attestation.status, Attestation.type).where(
         Attestation.trail == trail
     )
-    rows = said.order_by(peewee.SQL('"t1"."rowid"')).limit(51).tuples()
+    rows = attestations.order_by(peewee.SQL('"t1"."rowid"')).limit(51).tuples()
     lines = [f"{_SLACK_MARKS[status]} {type}" for status, type in rows]
     return [
         f"Trail {trail.id}",
@@ -22931,15 +22933,15 @@ def decide_in_slack(
     # The audit log names the person, not the channel.
     session().actor = speaker
     user = User.with_email(identity)
-    said = {"approver_identity": identity, "comments": comment or None}
-    said["decided_by"] = user.id if user else speaker
+    values = {"approver_identity": identity, "comments": comment or None}
+    values["decided_by"] = user.id if user else speaker
     try:
-        {"approve": approve, "reject": reject}[verb](approval, said)
+        {"approve": approve, "reject": reject}[verb](approval, values)
     except (Conflict, Forbidden) as problem:
         return [str(problem)]
     document = approval.json()
-    heard = {decision["approverIdentity"] for decision in document["decisions"]}
-    missing = [name for name in approvers if name not in heard]
+    identities = {decision["approverIdentity"] for decision in document["decisions"]}
+    missing = [name for name in approvers if name not in identities]
     sentence = {
         "APPROVED": f"✅ Approval {approval.id} is granted by {identity}.",
         "REJECTED": f"❌ Approval {approval.id} is rejected by {identity}.",
@@ -23320,8 +23322,8 @@ class JiraPosting(OutboxMessage):
         return cls.create(connection=connection.id, ticket=ticket.id, due_at=due)
 
     @classmethod
-    def waiting(cls, moment, failing):
-        due = super().waiting(moment, failing).select(cls, JiraConnection, JiraTicket)
+    def waiting(cls, timestamp, failing):
+        due = super().waiting(timestamp, failing).select(cls, JiraConnection, JiraTicket)
         return due.join(JiraConnection).switch(cls).join(JiraTicket)
 
     def outbound_request(self, workspace, at):
@@ -23341,36 +23343,36 @@ class JiraPosting(OutboxMessage):
     def is_success(self, response):
         return super().is_success(response) and _issue_key(response) is not None
 
-    def record_attempt(self, sent, at):
+    def record_attempt(self, response, at):
         if self.state != "due":
             # The dispatcher may have settled the message during a slow request.
             return
-        super().record_attempt(sent, at)
+        super().record_attempt(response, at)
         if self.state == "done":
             self.ticket.change(
-                ticket_key=_issue_key(sent), status="Open", stage="open", problem=None
+                ticket_key=_issue_key(response), status="Open", stage="open", problem=None
             )
             return
-        self.change(note=_issue_complaint(sent) or self.connection.explain(sent))
-        if sent.status == 400:
+        self.change(note=_issue_complaint(response) or self.connection.explain(response))
+        if response.status == 400:
             self.change(state="failed", due_at=None)
         if self.state == "failed":
             self.ticket.change(status="Failed", stage="failed")
         self.ticket.change(problem=self.note)
 
 
-def _issue_key(sent: HttpResponse) -> str | None:
+def _issue_key(response: HttpResponse) -> str | None:
     """The key of an issue in an answer."""
-    key = sent.document.text("key")
+    key = response.document.text("key")
     return key if re.fullmatch("[A-Za-z0-9_]{1,200}-[0-9]{1,20}", key) else None
 
 
-def _issue_complaint(sent: HttpResponse) -> str:
+def _issue_complaint(response: HttpResponse) -> str:
     """Return Jira's errors about an issue."""
-    if sent.status != 400:
+    if response.status != 400:
         return ""
-    response = sent.document
-    messages, errors = response.texts("errorMessages"), response.get("errors").members()
+    document = response.document
+    messages, errors = document.texts("errorMessages"), document.get("errors").members()
     messages += [f"{name}: {message}" for name, message in errors.items()]
     return f"Jira refused the ticket. {' '.join(messages)[:900]}".strip()
 
@@ -23481,18 +23483,18 @@ class _JiraSync:
 
     def record_attempt(self, at: float) -> dict:
         """Record the result, and return how much was exchanged."""
-        made = read = 0
+        created = read = 0
         for posting, answer in self.sent:
             JiraPosting.find(posting.id).record_attempt(answer, at)
-            made += posting.is_success(answer)
+            created += posting.is_success(answer)
         for ticket, answer in self.read:
             # With 404 it was deleted, or hidden from this user.
             if answer.status in (200, 404):
                 read += JiraTicket.find(ticket.id).refresh(answer.document)
-        sentence = f"Tickets made in Jira: {made}, read from there: {read}"
-        waits = self.waiting - made
+        sentence = f"Tickets made in Jira: {created}, read from there: {read}"
+        waits = self.waiting - created
         sentence += f", waiting for Jira: {waits}." if waits else "."
-        return {"syncedCount": made + read, "message": sentence}
+        return {"syncedCount": created + read, "message": sentence}
 
 
 def _trails_without_ticket() -> Iterator[tuple[str, str]]:
@@ -23559,9 +23561,9 @@ ones. The URL is https; http is accepted only into networks of the setting
         """Create a ticket for a trail; one that Jira does not accept now is sent later."""
         if context.prepared is None:
             return create_ticket(JiraConnection.stored(), **context.body).ticket
-        key, sent = context.prepared
+        key, response = context.prepared
         posting = JiraPosting.find(key)
-        posting.record_attempt(sent, context.lite.source.clock())
+        posting.record_attempt(response, context.lite.source.clock())
         return posting.ticket
 
     def prepare_sync_jira(self, context: RequestContext) -> _JiraSync | None:
@@ -26384,8 +26386,8 @@ class Client:
         **query: Any,
     ) -> _ClientResponse:
         """Send a request; `json` becomes the body, keywords the query."""
-        sent = to_json(json).encode() if body is None and json is not None else body or b""
-        environ = wsgi_environment(method, path, urllib.parse.urlencode(query, doseq=True), sent)
+        content = to_json(json).encode() if body is None and json is not None else body or b""
+        environ = wsgi_environment(method, path, urllib.parse.urlencode(query, doseq=True), content)
         for name, value in (self.headers | dict(headers)).items():
             variable = name.upper().replace("-", "_")
             environ[variable if variable == "CONTENT_TYPE" else f"HTTP_{variable}"] = value
@@ -28375,9 +28377,9 @@ class NovantraLite(Install):
                 usable = (account for account in accounts if account.scopes == requested)
                 account = next(usable, None)
             if account is None:
-                made = Accounts(workspace, all_scopes).create(name, requested)
+                credentials = Accounts(workspace, all_scopes).create(name, requested)
                 with workspace.read():
-                    account = ServiceAccount.find(made.client_id)
+                    account = ServiceAccount.find(credentials.client_id)
             return workspace.tokens.issue(account, requested, life or self.settings.token_life)
 
     def client(self, *scopes: str) -> Client:
@@ -29520,11 +29522,11 @@ def _create_credentials(lite, name: str, show: Callable[[dict], None]) -> dict:
     values = lite.accounts.check(name, novantra_scopes(), None, "")
 
     def work() -> dict:
-        made = lite.accounts.renew(existing[0]) if existing else lite.accounts.issue(values)
+        record = lite.accounts.renew(existing[0]) if existing else lite.accounts.issue(values)
         for key in former:
             ApiKey.find(key).revoke()
         key = lite.api_keys.issue_named(name, FACTSTORE_SCOPES)
-        return credentials_data(made) | {"apiKey": key["apiKey"]}
+        return credentials_data(record) | {"apiKey": key["apiKey"]}
 
     return lite.accounts.transact(f"Credentials of the {name.lower()}.", work, show)
 
@@ -30075,9 +30077,9 @@ def checkpoint_command(chosen) -> Output:
     """
     if chosen.restart:
         with open_lite(chosen, writes=True) as lite:
-            kept = lite.workspace.checkpoints.restart(chosen.restart)
+            stored = lite.workspace.checkpoints.restart(chosen.restart)
         return Output(
-            {"kept": str(kept)}, f"A new file was created; the old one was renamed to {kept}."
+            {"kept": str(stored)}, f"A new file was created; the old one was renamed to {stored}."
         )
     with open_lite(chosen) as lite:
         checkpoint = lite.checkpoint()
