@@ -11578,12 +11578,12 @@ class SecurityThresholds(
     def set_security_thresholds(self, context, key):
         """Create or overwrite the scan limits of a flow; absent ones get their defaults."""
         flow = Flow.find(key)
-        limits = ("max_critical", "max_high", "max_medium", "max_low")
-        defaults = {name: getattr(SecurityThreshold, name).default for name in limits}
+        names = ("max_critical", "max_high", "max_medium", "max_low")
+        limits = {name: getattr(SecurityThreshold, name).default for name in names} | context.body
         threshold = SecurityThreshold.find_or_none(flow=flow.id)
         if threshold is None:
-            return SecurityThreshold.create(flow=flow.id, **defaults | context.body)
-        threshold.change(**defaults | context.body)
+            return SecurityThreshold.create(flow=flow.id, **limits)
+        threshold.change(**limits)
         return threshold
 
 
@@ -20952,25 +20952,6 @@ def _overall_status(statuses: set[str]) -> str:
     return "NON_COMPLIANT" if statuses == {"NOT_SATISFIED"} else "PARTIAL"
 
 
-def _assess_trail(framework_id: str, trail_id: str, slug: str | None) -> ComplianceAssessment:
-    """Assess a trail against a framework, and store the result."""
-    framework, trail = RegulatoryFramework.find(framework_id), Trail.find(trail_id)
-    check_organisation(slug)
-    rows = session().database.connection().execute(passed_types_sql("?1"), (trail.id,))
-    passed = {type for (type,) in rows}
-    controls = RegulatoryControl.find_all(framework=framework.id)
-    results = [_assess_control(control, passed) for control in controls]
-    mandatory = _mandatory_controls(framework.id)
-    statuses = {result["status"] for result in results if result["controlId"] in mandatory}
-    return ComplianceAssessment.create(
-        framework=framework.id,
-        trail_id=trail.id,
-        overall_status=_overall_status(statuses),
-        control_results=results,
-        org_slug=slug,
-    )
-
-
 class ComplianceAssessments(
     Factstore,
     path="/api/v1/compliance/assessments",
@@ -20995,7 +20976,17 @@ class ComplianceAssessments(
     def assess_trail(self, context):
         """Assess a trail against a framework, and store the result."""
         body = context.body
-        return _assess_trail(body["framework"], body["trail_id"], body.get("org_slug"))
+        framework, trail = RegulatoryFramework.find(body["framework"]), Trail.find(body["trail_id"])
+        check_organisation(body.get("org_slug"))
+        rows = session().database.connection().execute(passed_types_sql("?1"), (trail.id,))
+        passed = {type for (type,) in rows}
+        controls = RegulatoryControl.find_all(framework=framework.id)
+        results = [_assess_control(control, passed) for control in controls]
+        mandatory = _mandatory_controls(framework.id)
+        statuses = {result["status"] for result in results if result["controlId"] in mandatory}
+        return ComplianceAssessment.create(
+            **body, overall_status=_overall_status(statuses), control_results=results
+        )
 
 
 #: The artifact of a digest, and its state: of the trails that decide about it, the one with the
@@ -21847,10 +21838,12 @@ def evidence_store(settings: Settings) -> EvidenceStore:
 # --- Audit log ----------------------------------------------------------------
 # The entries are sorted by time, then by their creation.
 
-#: The columns by which entries may be filtered.
-_AUDIT_COLUMNS = ("trail_id", "actor", "event_type")
-#: The ends of a period, both inclusive.
-_AUDIT_PERIOD = MappingProxyType({"from": ">= :from", "to": "<= :to"})
+#: The SQL of each filter.
+_AUDIT_FILTERS = {
+    **{column: f"{column} = :{column}" for column in ("trail_id", "actor", "event_type")},
+    "from": "occurred_at >= :from",
+    "to": "occurred_at <= :to",
+}
 
 
 class _PageNumber(Integer):
@@ -21875,8 +21868,7 @@ def _audit_page(
     Both use an index: counting a million entries takes some hundredths of a second.
     """
     values = {**filters, "limit": limit, "offset": skip}
-    conditions = [f"{column} = :{column}" for column in _AUDIT_COLUMNS if column in filters]
-    conditions += [f"occurred_at {_AUDIT_PERIOD[name]}" for name in filters.keys() & _AUDIT_PERIOD]
+    conditions = [sql for name, sql in _AUDIT_FILTERS.items() if name in filters]
     entries = "WHERE " + " AND ".join(conditions) if conditions else ""
     order = "DESC" if newest_first else "ASC"
     total, text = session().workspace.fetch_row(
@@ -21923,8 +21915,7 @@ class Audit(
         total, text = 0, b""
         # Empty filters count as absent, except this one: nobody has an empty name.
         if context.request.get_param("actor") != "":
-            names = query.keys() & {*_AUDIT_COLUMNS, *_AUDIT_PERIOD}
-            filters = {name: query[name] for name in names}
+            filters = {name: query[name] for name in query.keys() & _AUDIT_FILTERS.keys()}
             total, text = _audit_page(filters, number * size, size, query.get("sort_desc", True))
         numbers = page_numbers(number, size, total, ELEMENT_NUMBERS)
         return join_members({"events": b"[%b]" % text, **numbers})
