@@ -4515,7 +4515,7 @@ class RequestContext:
             return str(ip_network((int(address) >> 64 << 64, 64)))
         return str(address)
 
-    def acting(self, actor: str = "") -> dict[str, str]:
+    def session_arguments(self, actor: str = "") -> dict[str, str]:
         """Return the session arguments of this request; the actor is by default its principal."""
         actor = actor or self.principal.id
         return {"actor": actor, "request_id": self.request_id, "address": self.address}
@@ -7067,7 +7067,7 @@ def _audit_first_refusal(
         journal.record(current, action, "request", what)
 
     try:
-        write_transaction(workspace, work, **context.acting(actor))
+        write_transaction(workspace, work, **context.session_arguments(actor))
     except Problem:
         # The caller gets the first problem, even if the file cannot store the entry now.
         journal.refusals.restore(counted)
@@ -7143,7 +7143,7 @@ class _Write:
             work,
             reason=context.reason,
             dry_run=self.is_dry_run,
-            **context.acting(),
+            **context.session_arguments(),
         )
 
     def run(self, current: Session) -> Response:
@@ -8299,7 +8299,7 @@ class Authentication(Novantra, tag="Authentication"):
                 lambda current: workspace.journal.record(
                     current, "api.token.issued", "service_account", account.id
                 ),
-                **context.acting(account.id),
+                **context.session_arguments(account.id),
             )
         body = {
             "access_token": token,
@@ -20029,7 +20029,9 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
             }
             return urllib.parse.urlencode(parameters), state
 
-        query, state = write_transaction(context.workspace, work, **context.acting("sso"))
+        query, state = write_transaction(
+            context.workspace, work, **context.session_arguments("sso")
+        )
         url = f"{endpoint}{'&' if '?' in endpoint else '?'}{query}"
         return Response(200, to_json({"loginUrl": url, "state": state}).encode())
 
@@ -20053,7 +20055,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
                 context.workspace,
                 functools.partial(_sign_in, config, person),
                 reason=f"Signed in to organisation '{config.org_slug}'.",
-                **context.acting("sso"),
+                **context.session_arguments("sso"),
             )
         except (Invalid, NotFound):
             # Only invalid states and codes count, so that they cannot lock out others.
@@ -20071,7 +20073,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
                 is_pending = SsoLogin.exists(hash_secret(workspace.ring, state))
             if is_pending:
                 context.workspace = workspace
-                used = context.acting("sso")
+                used = context.session_arguments("sso")
                 login = write_transaction(workspace, lambda current: SsoLogin.use_up(state), **used)
                 break
         if error := context.query.get("error"):
