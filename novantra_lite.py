@@ -3353,6 +3353,20 @@ class Workspace:
     SQLite's shared memory mode rejects concurrent writers.
     """
 
+    # What "Opening workspaces" adds to the storage, once the file is up to date.
+    id: str
+    slug: str
+    name: str
+    bell: threading.Event
+    reading: Session
+    ring: KeyRing | None = None
+    journal: AuditTrail | None  # None: open for reading only.
+    checkpoints: Checkpoints
+    api_keys: ApiKeys
+    tokens: Tokens
+    sessions: Sessions
+    cursor_key: bytes
+
     def __init__(
         self, path: Path | None, settings: Settings, source: Generator, read_only: bool = False
     ):
@@ -3360,7 +3374,6 @@ class Workspace:
         self.path, self.storage = path, WorkspaceFile(path, read_only)
         self.file = self.storage.file
         self.leases, self.damage = Leases(), ""
-        synchronous = settings.synchronous if path else "OFF"
         # The file is never mapped: a read beyond the end of a map would end the process (SIGBUS).
         self.reader = self.connect(query_only=1, read_only=read_only)
         self.leases.on_late_exit = lambda left: self.reader.close_where(
@@ -3369,13 +3382,9 @@ class Workspace:
         # Savepoint journals go to a file: in memory, their time grows with the square of the pages.
         # A checkpoint after 4,000 pages instead of SQLite's 1,000 is rarer, and these still fit
         # into one table of the log's index.
-        self.writer = Writer(
-            self.connect(
-                synchronous=synchronous, temp_store=1, wal_autocheckpoint=4000, shared=True
-            ),
-            self.storage.check_log,
-            self.leases,
-        )
+        pragmas = {"synchronous": settings.synchronous if path else "OFF", "temp_store": 1}
+        database = self.connect(shared=True, wal_autocheckpoint=4000, **pragmas)
+        self.writer = Writer(database, self.storage.check_log, self.leases)
         #: Keys of the writes with an Idempotency-Key that are running now.
         self.running: set[str] = set()
         self._reads: dict[tuple[str, int], int] = {}
@@ -3407,8 +3416,7 @@ class Workspace:
 
     def json_of(self, model: type[Model], key: str, without: tuple[str, ...] = ()) -> bytes:
         """The JSON text of one record without some members; raises NotFound."""
-        statements = model.statements()
-        row = self.fetch_row(statements.retrieval(without), (key,))
+        row = self.fetch_row(model.statements().retrieval(without), (key,))
         if row is None:
             raise NotFound(f"There is no {model.noun()} with the id {key}.")
         return unseal(row[0], self.ring)
@@ -4515,7 +4523,7 @@ class RequestContext:
             return str(ip_network((int(address) >> 64 << 64, 64)))
         return str(address)
 
-    def acting(self, actor: str = "") -> dict[str, str]:
+    def session_arguments(self, actor: str = "") -> dict[str, str]:
         """Return the session arguments of this request; the actor is by default its principal."""
         actor = actor or self.principal.id
         return {"actor": actor, "request_id": self.request_id, "address": self.address}
@@ -7064,7 +7072,7 @@ def _audit_first_refusal(
         journal.record(current, action, "request", what)
 
     try:
-        write_transaction(workspace, work, **context.acting(actor))
+        write_transaction(workspace, work, **context.session_arguments(actor))
     except Problem:
         # The caller gets the first problem, even if the file cannot store the entry now.
         journal.refusals.restore(counted)
@@ -7140,7 +7148,7 @@ class _Write:
             work,
             reason=context.reason,
             dry_run=self.is_dry_run,
-            **context.acting(),
+            **context.session_arguments(),
         )
 
     def run(self, current: Session) -> Response:
@@ -8296,7 +8304,7 @@ class Authentication(Novantra, tag="Authentication"):
                 lambda current: workspace.journal.record(
                     current, "api.token.issued", "service_account", account.id
                 ),
-                **context.acting(account.id),
+                **context.session_arguments(account.id),
             )
         body = {
             "access_token": token,
@@ -11575,12 +11583,12 @@ class SecurityThresholds(
     def set_security_thresholds(self, context, key):
         """Create or overwrite the scan limits of a flow; absent ones get their defaults."""
         flow = Flow.find(key)
-        limits = ("max_critical", "max_high", "max_medium", "max_low")
-        defaults = {name: getattr(SecurityThreshold, name).default for name in limits}
+        names = ("max_critical", "max_high", "max_medium", "max_low")
+        limits = {name: getattr(SecurityThreshold, name).default for name in names} | context.body
         threshold = SecurityThreshold.find_or_none(flow=flow.id)
         if threshold is None:
-            return SecurityThreshold.create(flow=flow.id, **defaults | context.body)
-        threshold.change(**defaults | context.body)
+            return SecurityThreshold.create(flow=flow.id, **limits)
+        threshold.change(**limits)
         return threshold
 
 
@@ -20028,7 +20036,9 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
             }
             return urllib.parse.urlencode(parameters), state
 
-        query, state = write_transaction(context.workspace, work, **context.acting("sso"))
+        query, state = write_transaction(
+            context.workspace, work, **context.session_arguments("sso")
+        )
         url = f"{endpoint}{'&' if '?' in endpoint else '?'}{query}"
         return Response(200, to_json({"loginUrl": url, "state": state}).encode())
 
@@ -20052,7 +20062,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
                 context.workspace,
                 functools.partial(_sign_in, config, person),
                 reason=f"Signed in to organisation '{config.org_slug}'.",
-                **context.acting("sso"),
+                **context.session_arguments("sso"),
             )
         except (Invalid, NotFound):
             # Only invalid states and codes count, so that they cannot lock out others.
@@ -20070,7 +20080,7 @@ class SsoLogins(Factstore, scope="", tag="SSO"):
                 is_pending = SsoLogin.exists(hash_secret(workspace.ring, state))
             if is_pending:
                 context.workspace = workspace
-                used = context.acting("sso")
+                used = context.session_arguments("sso")
                 login = write_transaction(workspace, lambda current: SsoLogin.use_up(state), **used)
                 break
         if error := context.query.get("error"):
@@ -20951,25 +20961,6 @@ def _overall_status(statuses: set[str]) -> str:
     return "NON_COMPLIANT" if statuses == {"NOT_SATISFIED"} else "PARTIAL"
 
 
-def _assess_trail(framework_id: str, trail_id: str, slug: str | None) -> ComplianceAssessment:
-    """Assess a trail against a framework, and store the result."""
-    framework, trail = RegulatoryFramework.find(framework_id), Trail.find(trail_id)
-    check_organisation(slug)
-    rows = session().database.connection().execute(passed_types_sql("?1"), (trail.id,))
-    passed = {type for (type,) in rows}
-    controls = RegulatoryControl.find_all(framework=framework.id)
-    results = [_assess_control(control, passed) for control in controls]
-    mandatory = _mandatory_controls(framework.id)
-    statuses = {result["status"] for result in results if result["controlId"] in mandatory}
-    return ComplianceAssessment.create(
-        framework=framework.id,
-        trail_id=trail.id,
-        overall_status=_overall_status(statuses),
-        control_results=results,
-        org_slug=slug,
-    )
-
-
 class ComplianceAssessments(
     Factstore,
     path="/api/v1/compliance/assessments",
@@ -20994,7 +20985,17 @@ class ComplianceAssessments(
     def assess_trail(self, context):
         """Assess a trail against a framework, and store the result."""
         body = context.body
-        return _assess_trail(body["framework"], body["trail_id"], body.get("org_slug"))
+        framework, trail = RegulatoryFramework.find(body["framework"]), Trail.find(body["trail_id"])
+        check_organisation(body.get("org_slug"))
+        rows = session().database.connection().execute(passed_types_sql("?1"), (trail.id,))
+        passed = {type for (type,) in rows}
+        controls = RegulatoryControl.find_all(framework=framework.id)
+        results = [_assess_control(control, passed) for control in controls]
+        mandatory = _mandatory_controls(framework.id)
+        statuses = {result["status"] for result in results if result["controlId"] in mandatory}
+        return ComplianceAssessment.create(
+            **body, overall_status=_overall_status(statuses), control_results=results
+        )
 
 
 #: The artifact of a digest, and its state: of the trails that decide about it, the one with the
@@ -21849,10 +21850,12 @@ def evidence_store(settings: Settings) -> EvidenceStore:
 # --- Audit log ----------------------------------------------------------------
 # The entries are sorted by time, then by their creation.
 
-#: The columns by which entries may be filtered.
-_AUDIT_COLUMNS = ("trail_id", "actor", "event_type")
-#: The ends of a period, both inclusive.
-_AUDIT_PERIOD = MappingProxyType({"from": ">= :from", "to": "<= :to"})
+#: The SQL of each filter.
+_AUDIT_FILTERS = {
+    **{column: f"{column} = :{column}" for column in ("trail_id", "actor", "event_type")},
+    "from": "occurred_at >= :from",
+    "to": "occurred_at <= :to",
+}
 
 
 class _PageNumber(Integer):
@@ -21877,8 +21880,7 @@ def _audit_page(
     Both use an index: counting a million entries takes some hundredths of a second.
     """
     values = {**filters, "limit": limit, "offset": skip}
-    conditions = [f"{column} = :{column}" for column in _AUDIT_COLUMNS if column in filters]
-    conditions += [f"occurred_at {_AUDIT_PERIOD[name]}" for name in filters.keys() & _AUDIT_PERIOD]
+    conditions = [sql for name, sql in _AUDIT_FILTERS.items() if name in filters]
     entries = "WHERE " + " AND ".join(conditions) if conditions else ""
     order = "DESC" if newest_first else "ASC"
     total, text = session().workspace.fetch_row(
@@ -21925,8 +21927,7 @@ class Audit(
         total, text = 0, b""
         # Empty filters count as absent, except this one: nobody has an empty name.
         if context.request.get_param("actor") != "":
-            names = query.keys() & {*_AUDIT_COLUMNS, *_AUDIT_PERIOD}
-            filters = {name: query[name] for name in names}
+            filters = {name: query[name] for name in query.keys() & _AUDIT_FILTERS.keys()}
             total, text = _audit_page(filters, number * size, size, query.get("sort_desc", True))
         numbers = page_numbers(number, size, total, ELEMENT_NUMBERS)
         return join_members({"events": b"[%b]" % text, **numbers})
@@ -24770,14 +24771,13 @@ MIGRATIONS = (
 
 def prepare(workspace: Workspace, settings: Settings, bell: threading.Event) -> None:
     """Bring a workspace's file up to date, open its keys, and start its chains."""
-    notes = None if workspace.read_only else checkpoint_file(workspace.path, settings)
+    path = None if workspace.read_only else checkpoint_file(workspace.path, settings)
     open_file(workspace, tables_since, MIGRATIONS)
     workspace.bell = bell
-    workspace.ring = None
     is_new = not open_ring(workspace)
     workspace.reading = Session(workspace, workspace.reader)
     workspace.journal = None if workspace.read_only else AuditTrail(workspace)
-    workspace.checkpoints = Checkpoints(workspace, notes)
+    workspace.checkpoints = Checkpoints(workspace, path)
     if is_new:
         add_ring_key(workspace, 1)
 
@@ -27793,7 +27793,7 @@ def verify_file(
     path: Path,
     settings: Settings,
     advance: Callable[[int], None] = no_progress,
-    notes: bytes | None = None,
+    checkpoints: bytes | None = None,
     key: str = "",
 ) -> list[str]:
     """Verify a workspace's file without secrets, and against signed checkpoints, if any.
@@ -27808,8 +27808,8 @@ def verify_file(
             open_file(workspace, tables_since, MIGRATIONS)
         except Damaged as problem:
             return [str(problem)]
-        faults, workspace.ring = [], None
-        if notes is None and not is_key_at_hand(workspace):
+        faults = []
+        if checkpoints is None and not is_key_at_hand(workspace):
             raise missing_key(workspace)
         if is_key_at_hand(workspace):
             if not settings.key:
@@ -27817,13 +27817,13 @@ def verify_file(
             faults = list(run_check("The key ring", partial(_open_ring, workspace)))
             workspace.ring = None if faults else workspace.ring
 
-        def checkpoints() -> Iterator[str]:
+        def compare() -> Iterator[str]:
             (organization,) = workspace.fetch_row('SELECT max("id") FROM "organization"')
             origin = checkpoint_origin(organization)
-            return check_checkpoints(notes, trusted or stored_note_keys(), origin)
+            return check_checkpoints(checkpoints, trusted or stored_note_keys(), origin)
 
         return faults + verify_workspace(
-            workspace, advance, tuple if notes is None else checkpoints
+            workspace, advance, tuple if checkpoints is None else compare
         )
 
 
@@ -27847,17 +27847,15 @@ def back_up(workspace: Workspace, target: Path) -> None:
             with copy:
                 # A read-only process then finds all of it, too.
                 update_search_index(copy)
-            note = workspace.checkpoints.sign(copy)
-        append_note(target.with_name(f"{target.name}.checkpoints"), note)
+            checkpoint = workspace.checkpoints.sign(copy)
+        append_note(target.with_name(f"{target.name}.checkpoints"), checkpoint)
 
 
 def file_bytes(workspace: Workspace) -> int:
     """Return the size of a workspace's file, without the write-ahead log."""
     connection = workspace.reader.connection()
-    pages, each = (
-        connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size")
-    )
-    return pages * each
+    row = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
+    return connection.execute(row).fetchone()[0]
 
 
 #: Files up to this size are completely verified by `doctor`, larger ones only in their structure.
@@ -29329,7 +29327,7 @@ def open_lite(chosen, writes: bool = False) -> NovantraLite:
     return NovantraLite(file, workspaces=directory, **options)
 
 
-def _localized(member: str) -> str:
+def _label(member: str) -> str:
     """Return the label of a JSON member: clientId is `Client id`."""
     if not re.fullmatch(r"[a-z]+(?:[A-Z][a-z]+)*", member):
         return member
@@ -29337,30 +29335,30 @@ def _localized(member: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def _displayed(value: Any) -> str:
+def _cell(value: Any) -> str:
     """Return a JSON value as a short text on one line."""
     match value:
         case None | "" | [] | ():
             return "-"
         case dict():
-            return ", ".join(f"{name} {_displayed(item)}" for name, item in value.items()) or "-"
+            return ", ".join(f"{name} {_cell(item)}" for name, item in value.items()) or "-"
         case bool():
             return "yes" if value else "no"
         case list() | tuple():
             more = f" and {len(value) - 3} more" if len(value) > 3 else ""
-            return ", ".join(map(_displayed, value[:3])) + more
+            return ", ".join(map(_cell, value[:3])) + more
     return " ".join(str(value).split())
 
 
 def details(data: dict) -> str:
     """Return names and values, aligned, one a line; nested objects are indented."""
-    width = max(len(_localized(name)) for name in data) + 2 if data else 0
+    width = max(len(_label(name)) for name in data) + 2 if data else 0
     lines = []
     for name, value in data.items():
         if isinstance(value, dict) and value:
-            lines += [_localized(name), *(f"  {line}" for line in details(value).splitlines())]
+            lines += [_label(name), *(f"  {line}" for line in details(value).splitlines())]
         else:
-            lines.append(f"{_localized(name):<{width}}{_displayed(value)}")
+            lines.append(f"{_label(name):<{width}}{_cell(value)}")
     return "\n".join(lines)
 
 
@@ -29368,8 +29366,8 @@ def listing(rows: Iterable[dict], none: str) -> Output:
     """Return rows as an array for machines and a table for people, or else the sentence `none`."""
     rows = list(rows)
     names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [[_localized(name) for name in names]]
-    cells += [[_displayed(row.get(name)) for name in names] for row in rows]
+    cells = [[_label(name) for name in names]]
+    cells += [[_cell(row.get(name)) for name in names] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in cells)
     return Output(rows, "\n".join(lines) if rows else none)
@@ -30042,11 +30040,11 @@ def restore_command(chosen) -> Output:
     database = Path(chosen.register)
     restore(Path(chosen.backup), database)
     text = f"{database} is restored; put its key file beside it: {database}.key."
-    notes = checkpoint_file(database, Settings.read())
-    beyond = checkpoints_beyond(notes, database) if notes.exists() else 0
+    checkpoints = checkpoint_file(database, Settings.read())
+    beyond = checkpoints_beyond(checkpoints, database) if checkpoints.exists() else 0
     if beyond:
         text += (
-            f"\n{beyond:,} of the checkpoints in {notes} are of entries that the backup does "
+            f"\n{beyond:,} of the checkpoints in {checkpoints} are of entries that the backup does "
             "not have: they\nstay true, and `verify --checkpoint` names them. If this file is the "
             "one to go on with, start a\nnew file of checkpoints; the old one is renamed:\n"
             f'  {PROGRAM} checkpoint --restart "WHY" --database {database}'
@@ -30077,10 +30075,9 @@ def checkpoint_command(chosen) -> Output:
     """
     if chosen.restart:
         with open_lite(chosen, writes=True) as lite:
-            stored = lite.workspace.checkpoints.restart(chosen.restart)
-        return Output(
-            {"kept": str(stored)}, f"A new file was created; the old one was renamed to {stored}."
-        )
+            former = str(lite.workspace.checkpoints.restart(chosen.restart))
+        text = f"A new file was created; the old one was renamed to {former}."
+        return Output({"kept": former}, text)
     with open_lite(chosen) as lite:
         checkpoint = lite.checkpoint()
     return Output(
@@ -30109,15 +30106,15 @@ def verify_command(chosen) -> Output:
       novantra-lite verify register.db
       novantra-lite verify register.db --checkpoint /mnt/other/register.checkpoints
     """
-    sentence, notes = "Sound: the file, the ledger and the audit chain.", None
+    sentence, checkpoints = "Sound: the file, the ledger and the audit chain.", None
     if chosen.checkpoint:
         # Read first: everything that these cover is in the file when it is verified.
-        notes = Path(chosen.checkpoint).read_bytes()
+        checkpoints = Path(chosen.checkpoint).read_bytes()
         sentence = "Sound: the file, the ledger, the audit chain and the checkpoints."
     elif chosen.public_key:
         chosen.parser.error("--public-key KEY goes with --checkpoint FILE")
     with Progress(None) as progress:
-        rest = progress.advance, notes, chosen.public_key
+        rest = progress.advance, checkpoints, chosen.public_key
         faults = verify_file(file_of(chosen), Settings.read(), *rest)
     text = "\n".join(faults) or sentence
     if any(fault.endswith(": the end was cut off.") for fault in faults):
@@ -30319,27 +30316,27 @@ def _build_parser():
     parser.add_argument("-V", "--version", action="version", version=f"{PROGRAM} {__version__}")
     branching = {"title": "commands", "metavar": "COMMAND", "required": True}
     branches = {"": parser.add_subparsers(**branching)}
-    for each in COMMANDS.values():
-        group, _, name = each.path.rpartition(" ")
+    for entry in COMMANDS.values():
+        group, _, name = entry.path.rpartition(" ")
         if group not in branches:
             texts = {"help": _GROUPS[group], "description": _GROUPS[group]}
             branch = branches[""].add_parser(group, **texts, **layout)
             branches[group] = branch.add_subparsers(**branching)
-        help = each.help or inspect.getdoc(each.function)
+        help = entry.help or inspect.getdoc(entry.function)
         description, mark, examples = help.partition("Examples:")
         texts = {"help": help.partition("\n")[0], "description": description.rstrip()}
         leaf = branches[group].add_parser(name, **texts, epilog=mark.lower() + examples, **layout)
-        _add_arguments(leaf, each)
+        _add_arguments(leaf, entry)
     return parser
 
 
-def _add_arguments(parser, of: Command) -> None:
+def _add_arguments(parser, entry: Command) -> None:
     """Give a command's parser its own arguments, and those that all commands share."""
-    parser.set_defaults(command=of, parser=parser)
-    for names, options in of.arguments:
+    parser.set_defaults(command=entry, parser=parser)
+    for names, options in entry.arguments:
         parser.add_argument(*names, **options)
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
-    group = parser.add_argument_group("which workspace") if of.opens else None
+    group = parser.add_argument_group("which workspace") if entry.opens else None
     for names, options in _LOCATION if group else ():
         group.add_argument(*names, **options)
 
@@ -30383,7 +30380,7 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _answer_arguments(arguments: list[str] | None) -> int:
+def _run_arguments(arguments: list[str] | None) -> int:
     """Parse the command line and run the command; print errors that people can act on."""
     try:
         chosen = _build_parser().parse_args(arguments)
@@ -30401,7 +30398,7 @@ def _answer_arguments(arguments: list[str] | None) -> int:
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0 for success, 1 for failure, 2 for misuse, 130 at Ctrl-C."""
     try:
-        return _answer_arguments(arguments)
+        return _run_arguments(arguments)
     except SystemExit as misused:
         return int(misused.code or 0)
     except KeyboardInterrupt:

@@ -380,7 +380,7 @@ def test_a_long_verification_goes_on_with_the_next_request(clock):
     assert verdicts[0].headers["retry-after"] == "1"
     assert verdicts[0].json["message"] == (
         "The first 100 entries are as they were written; the time of one request does not allow "
-        "more. Send the same request again to go on."
+        "more. Send the same request again to continue."
     )
     assert (verdicts[2].json["valid"], verdicts[2].json["entriesChecked"]) == (True, 252)
 
