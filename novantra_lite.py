@@ -5212,12 +5212,12 @@ class RateLimits:
         bucket = self.bounded("address", what, context.network)
         return bucket, self.settings.rate_address, f"token-{self.access(context)}"
 
-    def bounded(self, bucket_kind: str, what: str, caller: str) -> tuple:
+    def bounded(self, caller_type: str, what: str, caller: str) -> tuple:
         """The bucket of a caller without valid credentials."""
-        bucket = bucket_kind, what, caller
+        bucket = caller_type, what, caller
         if len(self._counts) < self.MOST or bucket in self._counts:
             return bucket
-        return bucket_kind, what, hash(caller) % self.SHARED
+        return caller_type, what, hash(caller) % self.SHARED
 
     def count_token(self, context: RequestContext, account_id: str, at: float) -> None:
         """Count a token issued to an account, apart from its writes under the same limit."""
@@ -10984,9 +10984,9 @@ class Words:
             self.left.append((word if token.lastgroup == "mark" else token.lastgroup, word, start))
             at = token.end()
 
-    def next(self, *kinds: str) -> str:
+    def next(self, *types: str) -> str:
         """Return the next word and go on, if it has one of these types; else an empty string."""
-        return self.left.popleft()[1] if self.left and self.left[0][0] in kinds else ""
+        return self.left.popleft()[1] if self.left and self.left[0][0] in types else ""
 
     def expect(self, expected: str) -> str:
         """The next word, which must be of this kind."""
@@ -24675,11 +24675,13 @@ def _oscal_elements(catalog: JsonNode) -> Iterator[tuple[JsonNode, str, str, str
             if node_kind == "group" and not key:  # In OSCAL a group may lack an id.
                 key = _oscal_slug(f"{parent or ''} {_oscal_text(element, 'title')}")
             yield element, node_kind, key, parent
-        kinds = {"groups": "group", "controls": "control"}
+        node_kinds = {"groups": "group", "controls": "control"}
         if node_kind.startswith("control"):
-            kinds = {"controls": "control-enhancement"}
-        names = [name for name in element.members() if name in kinds]
-        children = [(child, kinds[name], key) for name in names for child in element.items(name)]
+            node_kinds = {"controls": "control-enhancement"}
+        names = [name for name in element.members() if name in node_kinds]
+        children = [
+            (child, node_kinds[name], key) for name in names for child in element.items(name)
+        ]
         stack += reversed(children)
 
 
@@ -25706,9 +25708,9 @@ def _draw_record(demo: DemoRegister, collection: str, at: datetime) -> tuple[dic
     templates = [row[1:] for row in DEMO_TEMPLATES if row[0] == collection]
     parents = []
     while not parents:
-        group, kinds, title, *severity = demo.choice(templates)
+        group, record_kinds, title, *severity = demo.choice(templates)
         parents = demo.records(group, at)
-    parent, kind = demo.choice(parents), demo.choose(kinds)
+    parent, record_kind = demo.choice(parents), demo.choose(record_kinds)
     name = parent.get("displayName") or parent.get("title") or parent["name"]
     words = {"name": name, "month": f"{at:%Y-%m}", "task": demo.choice(DEMO_TASKS)}
     words["days"] = demo.choice(range(3, 60))
@@ -25716,8 +25718,8 @@ def _draw_record(demo: DemoRegister, collection: str, at: datetime) -> tuple[dic
     values |= dict.fromkeys(("assetId", "engagementId", "evidenceRequirementId"), parent["id"])
     for member in demo.models[collection].members():
         if member.endswith("Kind"):
-            values[member] = kind
-    text = DEMO_TEXTS.get(kind) or DEMO_TEXTS.get(collection)
+            values[member] = record_kind
+    text = DEMO_TEXTS.get(record_kind) or DEMO_TEXTS.get(collection)
     values |= {"description": text and text.format(**words), "severity": "".join(severity)}
     return parent, values | {"vulnerabilityId": parent["id"]}
 
@@ -25757,9 +25759,9 @@ def _own_members(demo: DemoRegister, collection: str, at, number: int, parent, v
 
 def _finding_members(demo: DemoRegister, at: datetime, number: int, values: dict) -> dict:
     """Return the source, the key and the owner of a finding."""
-    origin, kind = tuple(values[name] for name in _TRIPLE), values["sourceKind"]
-    if kind in ("audit", "module_signal"):
-        origin = "external", f"{kind}-report", f"{kind.upper()}-{at:%Y}-{number:03}"
+    origin, source_kind = tuple(values[name] for name in _TRIPLE), values["sourceKind"]
+    if source_kind in ("audit", "module_signal"):
+        origin = "external", f"{source_kind}-report", f"{source_kind.upper()}-{at:%Y}-{number:03}"
     owner = demo.choice([None, *demo.people.values()]) if values["status"] != "open" else None
     members = {"findingKey": f"nc-{at:%Y}-{number:03}", "ownerMemberUserId": owner}
     names = "sourceModuleKey", "sourceResourceType", "sourceResourceId"
@@ -25798,17 +25800,21 @@ def _add_assets(demo: DemoRegister) -> None:
     units = sorted((n / row[2], n, *row) for row in DEMO_STOCK for n in range(row[2]))
     times = demo.times(len(DEMO_STOCK), 598, 570)
     times += demo.times(len(units) - len(DEMO_STOCK), 569, 25)
-    for at, (_, number, key, kind, _, name, use) in zip(times, units, strict=True):
-        label, source, description = DEMO_ASSET_KINDS[kind]
+    for at, (_, number, key, asset_kind, _, name, use) in zip(times, units, strict=True):
+        label, source, description = DEMO_ASSET_KINDS[asset_kind]
         status = (
             demo.choose("active " * 18 + "in-maintenance decommissioned") if number else "active"
         )
         end = demo.later(at, 400) if status == "decommissioned" else None
-        values = {"assetKey": f"{key}-{number + 1:03}", "assetKind": kind, "sourceKind": source}
+        values = {
+            "assetKey": f"{key}-{number + 1:03}",
+            "assetKind": asset_kind,
+            "sourceKind": source,
+        }
         values |= {"displayName": label.format(name, number + 1), "status": status}
         values |= {"description": description.format(use), "decommissionedAt": end}
         values["commissionedAt"] = at - timedelta(days=demo.random.randrange(1, 2500))
-        asset = demo.add("assets", at, groups=() if end else (key, kind), **values)
+        asset = demo.add("assets", at, groups=() if end else (key, asset_kind), **values)
         holder = demo.choice(DEMO_PEOPLE)
         values = {"subjectModuleKey": "membership", "subjectResourceType": "member-user"}
         values |= {"subjectResourceId": demo.people[holder], "assignmentKind": "primary"}
@@ -25822,11 +25828,14 @@ def _add_engagements(demo: DemoRegister) -> None:
     forms = ("master agreement", "quality agreement", "price schedule", "work order", "amendment 1")
     parties = {name: demo.new_id("party", demo.times(1, 600, 599)[0]) for name, *_ in DEMO_PARTNERS}
     lines = list(product(forms, DEMO_PARTNERS))
-    for at, (form, (name, kind, service)) in zip(
+    for at, (form, (name, engagement_kind, service)) in zip(
         demo.times(len(lines), 598, 120), lines, strict=True
     ):
         values = {"title": f"{name}: {service}, {form}", "providerPartyId": parties[name]}
-        values |= {"engagementKind": kind, "status": demo.choose("active active active ended")}
+        values |= {
+            "engagementKind": engagement_kind,
+            "status": demo.choose("active active active ended"),
+        }
         demo.add("party-engagements", at, **values)
 
 
@@ -25846,18 +25855,24 @@ def _add_controls(demo: DemoRegister) -> None:
             values["subjectResourceType"] = "control"
             requirement = demo.add("evidence-requirements", demo.later(at, 10), **values)
             links.append((code, "evidences", requirement))
-    for at, (code, kind, record) in zip(demo.times(len(links), 549, 500), links, strict=True):
+    for at, (code, coverage_kind, record) in zip(
+        demo.times(len(links), 549, 500), links, strict=True
+    ):
         node = nodes[code]
         values = {"frameworkVersionId": node["frameworkVersionId"], "frameworkNodeId": node["id"]}
-        values |= {"coverageKind": kind, "status": "active"} | demo.subjects[record["id"]]
+        values |= {"coverageKind": coverage_kind, "status": "active"} | demo.subjects[record["id"]]
         demo.add("coverage-links", at, **values)
 
 
 def _add_submissions(demo: DemoRegister) -> None:
     """Add the required submissions, a package for each period, and its events."""
     times = demo.times(len(DEMO_SUBMISSIONS), 598, 580)
-    for at, (title, kind, months) in zip(times, DEMO_SUBMISSIONS, strict=True):
-        values = {"title": title, "submissionKind": kind, "status": "active" if months else "draft"}
+    for at, (title, submission_kind, months) in zip(times, DEMO_SUBMISSIONS, strict=True):
+        values = {
+            "title": title,
+            "submissionKind": submission_kind,
+            "status": "active" if months else "draft",
+        }
         requirement = demo.add("submission-requirements", at, **values)
         # The last period ends with 2025 or in 2026, counted in months.
         last = (DEMO_START.year * 12 + DEMO_START.month - 1) // (months or 1) * (months or 1)
@@ -25892,10 +25907,10 @@ def _add_package(demo: DemoRegister, at: datetime, values: dict) -> None:
 def _add_indicators(demo: DemoRegister) -> None:
     """Indicators and their measurements."""
     lines = product(DEMO_SITES, DEMO_INDICATORS)
-    for at, (site, (title, kind, target, limit)) in zip(
+    for at, (site, (title, indicator_kind, target, limit)) in zip(
         demo.times(24, 545, 300), lines, strict=True
     ):
-        values = {"title": f"{title}, {site}", "indicatorKind": kind}
+        values = {"title": f"{title}, {site}", "indicatorKind": indicator_kind}
         values |= {"latestMeasurementAt": None, "status": demo.choose("active " * 12 + "draft")}
         values |= demo.subjects[demo.choice(demo.rows["controls"])["id"]]
         series = []
@@ -25917,22 +25932,26 @@ def _add_indicators(demo: DemoRegister) -> None:
 def _add_monitors(demo: DemoRegister) -> None:
     """Add monitors and their runs; each monitor's newest run has items."""
     lines = product(DEMO_SITES, DEMO_MONITORS)
-    for at, (site, (title, kind, *messages)) in zip(demo.times(30, 545, 300), lines, strict=False):
+    for at, (site, (title, asset_kind, *messages)) in zip(
+        demo.times(30, 545, 300), lines, strict=False
+    ):
         status = demo.choose("active " * 12 + "draft paused retired")
         until = {"paused": 60, "retired": 100}.get(status, 1)
         runs = [] if status == "draft" else demo.times(4, (DEMO_START - at).days - 1, until)
         values = {"title": f"{title}, {site}", "status": status}
         values |= {"lastRunAt": runs[-1] if runs else None}
-        values |= {"description": f"Checks every {kind.replace('-', ' ')} at the {site}."}
+        values |= {"description": f"Checks every {asset_kind.replace('-', ' ')} at the {site}."}
         values |= demo.subjects[demo.choice(demo.rows["controls"])["id"]]
         monitor = demo.add("monitor-definitions", at, **values)
         for run in runs:
-            _add_run(demo, run, monitor, kind, messages if run == runs[-1] else [])
+            _add_run(demo, run, monitor, asset_kind, messages if run == runs[-1] else [])
 
 
-def _add_run(demo: DemoRegister, at: datetime, monitor: dict, kind: str, messages: list) -> None:
+def _add_run(
+    demo: DemoRegister, at: datetime, monitor: dict, asset_kind: str, messages: list
+) -> None:
     """Add a run of a monitor over some assets, with its items if there are messages for them."""
-    assets = demo.records(kind, at)
+    assets = demo.records(asset_kind, at)
     assets = demo.random.sample(assets, min(9, len(assets)))
     results = [demo.choose("pass " * 40 + "warning warning fail") for _ in assets]
     values = {f"{word}Count": results.count(word) for word in ("pass", "fail", "warning")}
@@ -27008,8 +27027,8 @@ class FairQueue:
 
 #: Connections that the system queues, and that one turn of the loop accepts.
 _BACKLOG, _ACCEPTED_AT_ONCE = 4096, 64
-#: Requests that the loop handles itself in one turn.
-_QUICK = 16
+#: Requests that the loop handles itself in one turn, and seconds after which it begins no further.
+_QUICK, _QUICK_SECONDS = 16, 0.01
 #: The events of poll(2) and epoll(7) for reading and writing.
 _IN, _OUT = 1, 4
 #: File descriptors that are reserved for everything but connections.
@@ -27062,13 +27081,22 @@ class _Loop:
                         flags &= ~_IN
                     wasyncore.readwrite(channel, flags)
                     self.touched.add(channel)
-            while self.quick:
-                self.quick.popleft().service()
+            self.answer_quick()
             if (now := time.monotonic()) >= due:
                 due = now + self.tick
                 self.close_overdue(now)
         if has_epoll:
             self.poller.close()
+
+    def answer_quick(self) -> None:
+        """Handle quick requests for some milliseconds; leave the others to the threads."""
+        until = time.monotonic() + _QUICK_SECONDS
+        while self.quick:
+            channel = self.quick.popleft()
+            if time.monotonic() < until:
+                channel.service()
+            else:
+                self.queue.add(channel)
 
     def watch(self, write: Callable) -> None:
         """Send on the connections with activity, and update what they are polled for."""

@@ -16,7 +16,7 @@ from conftest import WHY
 from factstore.trails import evidence_path, make_attestation, make_trail
 from multipart import FORM, form, part
 
-from novantra_lite import FACTSTORE_SCOPES, NovantraLite, novantra_scopes
+from novantra_lite import FACTSTORE_SCOPES, NovantraLite, ServiceAccount, novantra_scopes
 
 FINDINGS = "/api/v1/governance/findings"
 FINDING = json.dumps({"title": "A finding", "severity": "low", "reason": WHY}).encode()
@@ -141,6 +141,72 @@ def test_downloads_that_stall_hold_no_thread_and_end(spool):
     assert statuses == (200, 201, 200) and ended
     assert max(sizes) < len(content)
     assert (whole[0], whole[2]) == (200, content)
+
+
+def long_findings(lite, number=200):
+    """Make findings of which a page has two megabytes."""
+    rows = (
+        (line, {"findingKey": f"f-{line}", "title": "F", "severity": "low"} | LONG_TEXT)
+        for line in range(1, number + 1)
+    )
+    lite.collection("findings").import_rows(rows, reason=WHY)
+
+
+LONG_TEXT = {"description": "x" * 10_000}
+PAGE = f"{FINDINGS}?limit=200"
+
+
+def test_large_pages_that_many_clients_ask_for_at_once_arrive_whole():
+    with served() as site:
+        long_findings(site.lite)
+        token = site.token()
+        _, _, expected = site.call("GET", PAGE, token)
+
+        asked = [
+            site.connect(head("GET", PAGE, "Connection: close", token=token)) for _ in range(24)
+        ]
+        live = site.call("GET", "/api/health/live")[0]
+        bodies = {read_all(connection).partition(b"\r\n\r\n")[2] for connection in asked}
+
+    assert len(expected) > 2_000_000
+    assert bodies == {expected}
+    assert live == 200
+
+
+@pytest.mark.parametrize("spool", [1 << 30, 1 << 20], ids=["on disk", "where the disk is full"])
+def test_large_pages_that_nobody_reads_stop_no_other_request(spool):
+    with served(spool_limit=spool, send_timeout=0.4) as site:
+        long_findings(site.lite)
+        token = site.token()
+        site.call("GET", PAGE, token)
+
+        stalled = [site.connect(head("GET", PAGE, token=token), 4096) for _ in range(24)]
+        statuses = site.serves(token)
+        time.sleep(0.8)
+        sizes = [len(read_all(connection)) for connection in stalled[:2]]
+        again = site.serves(token)
+
+    assert statuses == again == (200, 201, 200)
+    assert max(sizes) < 2_000_000
+
+
+def test_an_account_that_is_disabled_reads_nothing_more_over_its_connection():
+    with served() as site:
+        account = site.lite.accounts.create("Reader", ["governance.findings:read"])
+        with site.lite.workspace.read():
+            record = ServiceAccount.find(account.client_id)
+        token = site.lite.workspace.tokens.issue(record, record.scopes, 900)
+        connection = site.connect()
+
+        statuses = []
+        for _ in range(2):
+            connection.sendall(head("GET", FINDINGS, token=token))
+            statuses.append(status_of(connection))
+        site.lite.accounts.disable(account.client_id)
+        connection.sendall(head("GET", FINDINGS, token=token))
+        statuses.append(status_of(connection))
+
+    assert statuses == [200, 200, 401]
 
 
 def test_pipelined_requests_are_answered_in_order_one_after_the_other():
